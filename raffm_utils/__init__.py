@@ -1,0 +1,55 @@
+"""Post-training, resource-aware deployment of federated foundation models."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .budget import Budget
+from .errors import InfeasibleBudget, RaffmError
+from .space import ElasticSpace, SubmodelConfig
+from .supernet import Supernet
+
+if TYPE_CHECKING:
+    from .data import load_split
+    from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
+    from .pictures import plot_widths
+    from .plotting import plot_accuracy_vs_parameters, save_figure
+    from .widgets import BudgetExplorer
+
+__all__ = [
+    "Budget",
+    "BudgetExplorer",
+    "ElasticSpace",
+    "Evaluation",
+    "InfeasibleBudget",
+    "RaffmError",
+    "SubmodelConfig",
+    "Supernet",
+    "evaluate",
+    "load_split",
+    "plot_accuracy_vs_parameters",
+    "plot_widths",
+    "read_sweep",
+    "save_figure",
+    "spread_over_size",
+    "sweep",
+]
+
+# what draws, shows or reads data is imported when it is first asked for
+_LATER = {
+    "data": ("load_split",),
+    "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
+    "pictures": ("plot_widths",),
+    "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
+    "widgets": ("BudgetExplorer",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

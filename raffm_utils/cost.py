@@ -1,0 +1,115 @@
+"""Costs of submodels in closed form, from the axis table alone; fvcore as an independent check."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from .budget import METRICS, Affine
+from .errors import ElasticSpaceError
+from .families import Axis, Parameter, Use
+from .space import SubmodelConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a submodel costs; `macs` are multiply-accumulates of one example, None where no token count is known.
+
+    MACs count matrix products, convolution and attention, not norms, activations or softmax; one MAC is
+    two FLOPs. `weight_bytes` is what the parameters take in memory at the supernet's precision.
+    """
+
+    parameters: int
+    macs: int | None
+    weight_bytes: int
+
+
+class CostModel:
+    """Closed-form costs of every submodel of one network.
+
+    `image_tokens` and `patches` are None for a text model, whose MACs need a token count.
+    """
+
+    def __init__(
+        self, parameters: tuple[Parameter, ...], *, patches: int | None = None, bytes_per_parameter: int = 4
+    ) -> None:
+        self.parameters = parameters
+        self.patches = patches
+        self.image_tokens = None if patches is None else patches + 1
+        self.bytes_per_parameter = bytes_per_parameter
+        self._layers = len({p.layer for p in parameters} - {None})
+        self._affine = lru_cache(maxsize=4096)(self._compute)
+
+    def tokens(self, tokens: int | None) -> int:
+        """The token count that MACs are counted at: images have their own, whatever is asked; text needs one."""
+        if self.image_tokens is not None:
+            return self.image_tokens
+        if tokens is None or tokens < 1:
+            raise ElasticSpaceError(f"tokens={tokens}: MACs of a text model need a token count, such as tokens=64")
+        return tokens
+
+    def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
+        """The named costs at one hidden width, as affine functions of the total attention and FFN widths."""
+        return {m: self._affine(m, hidden, self.tokens(tokens) if m == "macs" else None) for m in metrics}
+
+    def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
+        """All costs of one submodel; `macs` is None for a text model without `tokens`."""
+        metrics = [m for m in METRICS if m != "macs" or self.image_tokens or tokens is not None]
+        totals = sum(config.attention), sum(config.ffn)
+        values = {m: affine(*totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
+        return Cost(values["parameters"], values.get("macs"), values["weight_bytes"])
+
+    def _compute(self, metric: str, hidden: int, tokens: int | None) -> Affine:
+        if metric == "weight_bytes":
+            return Affine(*(self.bytes_per_parameter * part for part in self._affine("parameters", hidden, None)))
+        base, per_attention, per_ffn = 0, 0, 0
+        for p in self.parameters:
+            size = math.prod(
+                hidden if axis is Axis.HIDDEN else full
+                for axis, full in zip(p.axes, p.shape, strict=True)
+                if axis in (Axis.HIDDEN, None)
+            )
+            if metric == "macs":
+                size *= {Use.TOKEN: tokens, Use.PATCH: self.patches, Use.EXAMPLE: 1, Use.NEVER: 0}[p.use] or 0
+            if Axis.ATTENTION in p.axes:
+                per_attention += size
+            elif Axis.FFN in p.axes:
+                per_ffn += size
+            else:
+                base += size
+        # the sums ran over all layers, which share one coefficient because they share one table
+        per_attention, per_ffn = per_attention // self._layers, per_ffn // self._layers
+        if metric == "macs" and tokens is not None:
+            per_attention += 2 * tokens**2  # Q K^T, and attention times V
+        return Affine(base, per_attention, per_ffn)
+
+
+def count_macs_fvcore(model: nn.Module, inputs: dict[str, Any]) -> int:
+    """MACs of one forward pass by fvcore's tracer, layer norms left out, for checking the closed form.
+
+    The model must use eager attention: fvcore does not see the fused kernels.
+    """
+    from fvcore.nn import FlopCountAnalysis
+
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
+    if attention != "eager":
+        raise ElasticSpaceError(f"attention is {attention!r}, which fvcore cannot count: use 'eager'")
+
+    class Positional(nn.Module):
+        """The tracer passes inputs by position only."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values: Any) -> Any:
+            return self.model(**dict(zip(inputs, values, strict=True))).logits
+
+    analysis = FlopCountAnalysis(Positional(), tuple(inputs.values()))
+    # not None: the handle that fvcore has of its own would win over that
+    analysis.set_op_handle("aten::layer_norm", lambda inputs, outputs: 0)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return int(analysis.total())

@@ -1,0 +1,29 @@
+"""The errors of this package: each message names the value, the limit and the remedy."""
+
+
+class RaffmError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class CheckpointError(RaffmError):
+    """A checkpoint cannot be found, read safely, or does not fit its architecture."""
+
+
+class ElasticSpaceError(RaffmError):
+    """An elastic space, or a configuration in it, is malformed or impossible."""
+
+
+class InfeasibleBudget(RaffmError):
+    """No submodel of the space lies inside the budget."""
+
+
+class DataError(RaffmError):
+    """A dataset cannot be found or does not fit what is asked of it."""
+
+
+class SweepError(RaffmError):
+    """A sweep file cannot be continued without mixing results that do not belong together."""
+
+
+class TrainingError(RaffmError):
+    """A federated run cannot be started, continued, or fed by a client."""

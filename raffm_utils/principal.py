@@ -1,0 +1,198 @@
+"""A change of basis that concentrates what a network knows in its first indices.
+
+Sorting by magnitude can only choose among the channels a network happens to have. Where the computation
+allows it exactly, this rotates them first: the residual stream to its principal axes, and inside every
+head Q with K, and V with O, to their singular directions. The full network computes what it did before.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+
+import torch
+from torch import nn
+
+from .data import Split
+from .errors import CheckpointError
+from .families import Axis, Role, Use
+from .supernet import Group, Supernet
+
+Moments = dict[str, torch.Tensor]
+Watch = Callable[[torch.Tensor, torch.Tensor], None]  # gets what a module takes in and what it puts out
+
+
+@torch.no_grad()
+def concentrate(supernet: Supernet, data: Split) -> None:
+    """Rotate and sort all elastic axes in place, by second moments measured on `data` (a few hundred examples).
+
+    Needs a family whose norms stand before the blocks they feed (`Family.norm_readers`), and layers with biases;
+    raises `CheckpointError`, and changes nothing, where these are missing.
+    """
+    _check(supernet)
+    _fold_norms(supernet)
+    moments = _moments(supernet, data)
+    _sort_ffn(supernet, moments)
+    _rotate_hidden(supernet, reduce(torch.add, (moments[norm] for norm in _norms(supernet))))
+    moments = _moments(supernet, data)
+    for layer in range(supernet.layers):
+        _rotate_heads(supernet, layer, moments)
+
+
+def _check(supernet: Supernet) -> None:
+    instead = "order it by magnitude_scores (raffm_utils.importance) and reorder instead"
+    if not supernet.family.norm_readers:
+        raise CheckpointError(
+            f"family {supernet.family.model_type!r} cannot be rotated: its norms stand after the blocks; {instead}"
+        )
+    for _, readers in _norm_readers(supernet):
+        for name in readers:
+            if _linear(supernet, name).bias is None:
+                raise CheckpointError(f"{name} has no bias to take up the offset of the norm before it; {instead}")
+
+
+def _linear(supernet: Supernet, name: str) -> nn.Linear:
+    module = supernet.model.get_submodule(name)
+    assert isinstance(module, nn.Linear), f"{name} is a {type(module).__name__}"
+    return module
+
+
+def _norms(supernet: Supernet) -> list[str]:
+    return [norm for norm, _ in _norm_readers(supernet)]
+
+
+def _norm_readers(supernet: Supernet) -> Iterator[tuple[str, list[str]]]:
+    for norm, readers in supernet.family.norm_readers:
+        for layer in range(supernet.layers) if "{layer}" in norm else (0,):
+            yield norm.format(layer=layer), [reader.format(layer=layer) for reader in readers]
+
+
+def _fold_norms(supernet: Supernet) -> None:
+    """Move gain and offset of every norm into its readers, and take the mean, which norms remove, from writers."""
+    for name, readers in _norm_readers(supernet):
+        norm = supernet.model.get_submodule(name)
+        assert isinstance(norm, nn.LayerNorm), f"{name} is a {type(norm).__name__}"
+        for reader in (_linear(supernet, reader) for reader in readers):
+            reader.bias.add_(reader.weight @ norm.bias)
+            reader.weight *= norm.weight
+        nn.init.ones_(norm.weight)
+        nn.init.zeros_(norm.bias)
+    for tensor, dim in _hidden(supernet, writers=True):
+        tensor -= tensor.mean(dim, keepdim=True)
+
+
+def _hidden(supernet: Supernet, *, writers: bool) -> Iterator[tuple[torch.Tensor, int]]:
+    """Parameters that write to (or read from) the residual stream, with the dimension that lies on it."""
+    norms = set(_norms(supernet))
+    for p, tensor in zip(supernet.parameters, supernet.model.parameters(), strict=True):
+        if Axis.HIDDEN in p.axes and p.name.rpartition(".")[0] not in norms:
+            dim = p.axes.index(Axis.HIDDEN)
+            reads = dim == 1 and p.use is not Use.NEVER
+            if reads is not writers:
+                yield tensor.data, dim
+
+
+def _moments(supernet: Supernet, data: Split) -> Moments:
+    """Mean outer product of what every norm puts out, and mean square of what every FFN's last matrix takes in."""
+    found: Moments = {}
+
+    def add(name: str, value: torch.Tensor) -> None:
+        found[name] = found.get(name, torch.zeros(())) + value / len(data)
+
+    with _hooks(supernet) as watch:
+        for name in _norms(supernet):
+            watch(name, lambda x, y, name=name: add(name, _outer(y)))  # type: ignore[misc]
+        for p in supernet.parameters:
+            if p.use is not Use.NEVER and p.axes[-1] is Axis.FFN:
+                module = p.name.rpartition(".")[0]
+                watch(module, lambda x, y, name=module: add(name, x.flatten(0, -2).square().sum(0)))  # type: ignore[misc]
+        for inputs, _ in data.batches(100):
+            supernet.model(**inputs)
+    return found
+
+
+def _outer(values: torch.Tensor) -> torch.Tensor:
+    rows = values.flatten(0, -2)
+    return rows.T @ rows
+
+
+@contextmanager
+def _hooks(supernet: Supernet) -> Iterator[Callable[[str, Watch], None]]:
+    handles = []
+
+    def watch(module: str, function: Watch) -> None:
+        handles.append(supernet.model.get_submodule(module).register_forward_hook(lambda m, x, y: function(x[0], y)))
+
+    try:
+        yield watch
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _sort_ffn(supernet: Supernet, moments: Moments) -> None:
+    scores: dict[Group, torch.Tensor] = {}
+    for p, tensor in zip(supernet.parameters, supernet.model.parameters(), strict=True):
+        if p.use is not Use.NEVER and p.axes[-1] is Axis.FFN:
+            activity = moments[p.name.rpartition(".")[0]].sqrt()
+            scores[Axis.FFN, p.layer, None] = activity * tensor.data.norm(dim=0)
+    supernet.reorder(scores)
+
+
+def _rotate_hidden(supernet: Supernet, moment: torch.Tensor) -> None:
+    """Rotate the residual stream to its principal axes, leaving the direction of its mean where it is.
+
+    Layer norm removes the mean over channels, so only rotations that fix the all-ones vector commute with
+    it. The axes are laid along the zero-mean directions nearest to the first coordinates.
+    """
+    n = supernet.hidden
+    centre = torch.eye(n, dtype=torch.float64) - 1 / n
+    principal = torch.linalg.eigh(centre @ moment.double() @ centre)[1].flip(1)[:, : n - 1]
+    values, vectors = torch.linalg.eigh(centre[: n - 1, : n - 1])
+    nearest = centre[:, : n - 1] @ (vectors * values.rsqrt()) @ vectors.T
+    rotation = (nearest @ principal.T + 1 / n).float()
+    for writers in (True, False):
+        for tensor, dim in _hidden(supernet, writers=writers):
+            tensor.copy_(torch.tensordot(tensor, rotation, dims=([dim], [1])).movedim(-1, dim))
+
+
+def _rotate_heads(supernet: Supernet, layer: int, moments: Moments) -> None:
+    """Give Q K^T and O V of every head their singular directions, the strongest first, weighted by the inputs."""
+    roles: dict[Role, list[nn.Linear]] = {role: [] for role in Role}
+    for p in supernet.parameters:
+        if p.layer == layer and p.role is not None and p.use is not Use.NEVER:
+            roles[p.role].append(_linear(supernet, p.name.rpartition(".")[0]))
+    (query, key), (value, output) = roles[Role.QUERY_KEY], roles[Role.VALUE_OUTPUT]
+    name = next(n for n, readers in _norm_readers(supernet) if _linear(supernet, readers[0]) is query)
+    moment = moments[name].double() / moments[name].diagonal().mean()
+    root, inverse = _roots(moment)
+    heads, n = supernet.heads, supernet.hidden
+    # a constant input carries the biases of Q and K through the same algebra
+    extended_root, extended_inverse = (torch.block_diag(m, torch.ones(1, 1, dtype=m.dtype)) for m in (root, inverse))
+    q, k = (torch.cat([m.weight, m.bias[:, None]], 1).double().unflatten(0, (heads, -1)) for m in (query, key))
+    u, s, v = _low_rank_svd(q @ extended_root, k @ extended_root)
+    q, k = ((s.sqrt()[..., None] * m) @ extended_inverse for m in (u, v))
+    for module, joint in ((query, q), (key, k)):
+        module.weight.copy_(joint.flatten(0, 1)[:, :n])
+        module.bias.copy_(joint.flatten(0, 1)[:, n])
+    # the bias of V passes through attention unchanged, since its weights sum to one
+    output.bias.add_(output.weight @ value.bias)
+    nn.init.zeros_(value.bias)
+    o = output.weight.double().unflatten(1, (heads, -1)).permute(1, 2, 0)
+    u, s, v = _low_rank_svd(o, value.weight.double().unflatten(0, (heads, -1)) @ root)
+    value.weight.copy_(((s.sqrt()[..., None] * v) @ inverse).flatten(0, 1))
+    output.weight.copy_((s.sqrt()[..., None] * u).flatten(0, 1).T)
+
+
+def _roots(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Symmetric square root of a second moment, and its inverse; directions without input count a little."""
+    values, vectors = torch.linalg.eigh(moment)
+    values = values.clamp(min=float(values.max()) * 1e-6)
+    return (vectors * values.sqrt()) @ vectors.T, (vectors * values.rsqrt()) @ vectors.T
+
+
+def _low_rank_svd(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Singular vectors (as rows) and values of `a^T b` per head, where a and b are (heads, head size, width)."""
+    qa, ra = torch.linalg.qr(a.mT)
+    qb, rb = torch.linalg.qr(b.mT)
+    u, s, v = torch.linalg.svd(ra @ rb.mT)
+    return (qa @ u).mT, s, (qb @ v.mT).mT

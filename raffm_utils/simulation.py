@@ -1,0 +1,130 @@
+"""A federation on one machine: rounds of clients, resumable after every one."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from .data import Split
+from .errors import TrainingError
+from .evaluation import evaluate
+from .federated import Recipe, State, Update, aggregate, local_update, partition, plan_round
+from .space import SubmodelConfig
+from .supernet import Supernet
+
+STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
+
+
+def run(
+    supernet: Supernet, train: Split, validation: Split, recipe: Recipe, folder: Path, *, workers: int = 2
+) -> list[dict[str, Any]]:
+    """Train `supernet` in place and return one row of metrics per round.
+
+    After every round the server's state and a line of metrics (on `validation`, never on test) are
+    written to `folder`; a run that was stopped goes on from there, to the same weights bit for bit.
+    `workers` clients are trained side by side, each on one core; the result does not depend on it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = dict(supernet.model.named_parameters())
+    momentum = {name: torch.zeros_like(p) for name, p in weights.items()}
+    identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
+    rows = _resume(folder, identity, weights, momentum)
+    shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
+    bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
+    for number in bar:
+        rate = learning_rate(recipe, number)
+
+        def client(task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate) -> Update:
+            model = supernet.extract(task[1], copy=True)
+            return local_update(model, task[1], shards[task[0]], recipe, rate, (recipe.seed, number, task[0]))
+
+        with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+            updates = list(pool.map(client, plan_round(supernet, recipe, number)))
+        server_update(supernet, momentum, updates, recipe)
+        row: dict[str, Any] = {"round": number + 1, "learning_rate": rate, "clients": len(updates)}
+        row["loss"] = sum(u.loss for u in updates) / len(updates)
+        for name, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
+            row[name] = evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
+        rows.append(row)
+        _save(folder, identity, rows, weights, momentum)
+        bar.set_postfix(full=f"{row['full']:.3f}", smallest=f"{row['smallest']:.3f}", loss=f"{row['loss']:.3f}")
+    return rows
+
+
+def server_update(supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe) -> None:
+    """Move the covered entries by the clients' mean change, with momentum; all others stay as they are."""
+    weights = {name: p.data for name, p in supernet.model.named_parameters()}
+    change, coverage = aggregate(weights, supernet.parameters, supernet.slicing_heads, updates)
+    for name, weight in weights.items():
+        covered = coverage[name] > 0
+        momentum[name].copy_(
+            torch.where(covered, recipe.server_momentum * momentum[name] + change[name], momentum[name])
+        )
+        weight.add_(torch.where(covered, momentum[name], 0))
+
+
+def learning_rate(recipe: Recipe, number: int) -> float:
+    """The rate of one round: a cosine, and a linear cooldown at the end of the run."""
+    least, progress = recipe.final_learning_rate_share, min(1.0, number / recipe.cosine_rounds)
+    cosine = least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
+    cooldown = min(1.0, (recipe.rounds - number) / recipe.cooldown_rounds) if recipe.cooldown_rounds else 1.0
+    return recipe.learning_rate * cosine * cooldown
+
+
+@contextmanager
+def _one_thread_each(workers: int) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _save(folder: Path, identity: dict[str, Any], rows: list[dict[str, Any]], weights: State, momentum: State) -> None:
+    # weights and rows in one file, swapped in whole: a kill between two files could tear them apart
+    tensors = {f"weights.{k}": v.data for k, v in weights.items()} | {f"momentum.{k}": v for k, v in momentum.items()}
+    metadata = {"identity": json.dumps(identity), "rows": json.dumps(rows)}
+    save_file(tensors, folder / f"{STATE_FILE}.tmp", metadata=metadata)
+    os.replace(folder / f"{STATE_FILE}.tmp", folder / STATE_FILE)
+    _write_log(folder, rows)
+
+
+def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    return {**identity["recipe"], "space": identity["space"], "data": identity["data"]}
+
+
+def _resume(folder: Path, identity: dict[str, Any], weights: State, momentum: State) -> list[dict[str, Any]]:
+    path = folder / STATE_FILE
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    stored, given = (_flat(part) for part in (json.loads(metadata["identity"]), identity))
+    if stored != given:
+        differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
+        raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")
+    tensors = load_file(path)
+    shapes = {f"{kind}.{name}": p.shape for name, p in weights.items() for kind in ("weights", "momentum")}
+    if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
+        raise TrainingError(f"{path} belongs to a run of another network: give a new folder, or remove it")
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        (weights[name].data if kind == "weights" else momentum[name]).copy_(tensor)
+    rows: list[dict[str, Any]] = json.loads(metadata["rows"])
+    _write_log(folder, rows)  # a kill may have come between the state and its log
+    return rows

@@ -1,0 +1,231 @@
+"""The commands behind the Makefile."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from federated_helpers import LABELS, learnable_split, make_even_supernet, make_processor, one_thread  # noqa: F401
+
+from raffm_utils import __main__ as commands
+from raffm_utils import checkpoints, data, plotting, recipes
+from raffm_utils.errors import TrainingError
+from raffm_utils.space_file import ElasticSpec
+from raffm_utils.sweep_file import read_sweep
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> SimpleNamespace:
+    """A tiny bundled checkpoint and made-up data, with folders of their own for all that is written."""
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    supernet = make_even_supernet(**names)
+    spec = replace(supernet.spec, provenance={"dataset": "made_up"})
+    bundled = tmp_path / "checkpoints"
+    bundled.mkdir()
+    (bundled / "published.json").write_text("{}", encoding="utf-8")
+    checkpoints.save(bundled / "tiny", supernet.model, spec, make_processor(), torch.float32)
+
+    def load_split(name, split, *, limit=None, processor=None):
+        assert (name, split) == ("made_up", "test")
+        assert processor is not None
+        return learnable_split(limit, 3, split)
+
+    monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", bundled)
+    monkeypatch.setattr(commands, "BUNDLED_FOLDER", bundled)
+    monkeypatch.setattr(data, "load_split", load_split)
+    monkeypatch.setattr(plotting, "FIGURES", tmp_path / "figures")
+    monkeypatch.setattr(commands, "RUNS_FOLDER", tmp_path / "runs")
+    sweep_file = tmp_path / "figures" / "data" / "tiny.jsonl"
+    return SimpleNamespace(figures=tmp_path / "figures", runs=tmp_path / "runs", bundled=bundled, sweep=sweep_file)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- train ---
+
+
+def test_train_without_a_name_lists_the_names(capsys):
+    assert commands.main(["train"]) == 0
+    printed = capsys.readouterr().out
+    assert "make train NAME=" in printed
+    for name in recipes.RECIPES:
+        assert f"  {name}\n" in printed
+
+
+def test_train_with_an_unknown_name_ends_with_a_message_and_no_traceback():
+    ended = subprocess.run(
+        [sys.executable, "-m", "raffm_utils", "train", "nope"], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.strip().startswith("TrainingError: no recipe 'nope': known are ")
+    assert next(iter(recipes.RECIPES)) in ended.stderr
+
+
+def test_train_says_what_it_wrote(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(recipes, "train", lambda name: tmp_path / name)
+    assert commands.main(["train", "tiny"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'tiny'}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [(TrainingError("too bad"), 1, "TrainingError: too bad"), (KeyboardInterrupt(), 130, "goes on from here")],
+)
+def test_stops_are_exit_codes(monkeypatch, capsys, error: BaseException, code: int, message: str):
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(recipes, "train", fail)
+    assert commands.main(["train", "tiny"]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["figures", "--submodels", "many"]])
+def test_wrong_arguments_are_usage_errors(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        commands.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m raffm_utils" in capsys.readouterr().err
+
+
+# --- sweep ---
+
+
+def test_sweep_writes_the_ends_and_an_even_spread(project):
+    assert commands.main(["sweep", "tiny", "--submodels", "4", "--examples", "40"]) == 0
+    rows, space = read_sweep(project.sweep), make_even_supernet().space
+    assert [rows[0].config, rows[1].config] == [space.largest(), space.smallest()]
+    assert len(rows) == len({row.config for row in rows})
+    assert 4 <= len(rows) <= 6  # what is drawn may be one of the ends
+    assert {(row.checkpoint, row.dataset, row.split, row.examples) for row in rows} == {("tiny", "made_up", "test", 40)}
+    between = [row.parameters for row in rows[2:]]
+    assert between == sorted(between)
+    assert files(project.figures) == {"data/tiny.jsonl"}
+
+
+def test_sweep_goes_on_where_it_stopped(project, monkeypatch):
+    arguments = ["sweep", "tiny", "--submodels", "4", "--examples", "40"]
+    assert commands.main(arguments) == 0
+    whole = project.sweep.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    project.sweep.write_bytes(b"".join(lines[:2]) + lines[2][:50])  # the third row was being written
+    assert commands.main(arguments) == 0
+    again = project.sweep.read_bytes()
+    assert again.splitlines()[:2] == whole.splitlines()[:2]
+    stored = [(row.config, row.accuracy) for row in read_sweep(project.sweep)]
+    project.sweep.write_bytes(whole)
+    assert stored == [(row.config, row.accuracy) for row in read_sweep(project.sweep)]
+    assert commands.main(arguments) == 0
+    assert project.sweep.read_bytes() == whole, "all is done: nothing is added"
+
+
+def test_sweep_refuses_to_mix_examples(project, capsys):
+    assert commands.main(["sweep", "tiny", "--submodels", "1", "--examples", "40"]) == 0
+    before = project.sweep.read_bytes()
+    assert commands.main(["sweep", "tiny", "--submodels", "1", "--examples", "30"]) == 1
+    assert "SweepError: " in capsys.readouterr().err
+    assert project.sweep.read_bytes() == before
+
+
+def test_sweep_of_a_checkpoint_that_does_not_say_its_data_is_refused(project, capsys):
+    folder = project.bundled / "silent"
+    supernet = make_even_supernet()
+    checkpoints.save(folder, supernet.model, supernet.spec, make_processor(), torch.float32)
+    assert commands.main(["sweep", str(folder)]) == 1
+    assert "CheckpointError" in (said := capsys.readouterr().err)
+    assert '"provenance": {"dataset"' in said
+
+
+def test_sweep_of_an_unknown_name_is_refused(project, capsys):
+    assert commands.main(["sweep", "nope"]) == 1
+    assert "no checkpoint 'nope'" in capsys.readouterr().err
+
+
+# --- figures ---
+
+FIGURES = ["figures", "--submodels", "3", "--examples", "40", "--seed", "5"]
+
+
+def test_figures_draw_a_live_sample_over_the_stored_sweep(project, capsys, monkeypatch):
+    assert commands.main(["sweep", "tiny", "--submodels", "4", "--examples", "40"]) == 0
+    before, drawn = project.sweep.read_bytes(), []
+
+    def watch(rows, *arguments, **keywords):
+        drawn.append((rows, keywords))
+        return plot(rows, *arguments, **keywords)
+
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", watch)
+    capsys.readouterr()
+    assert commands.main(FIGURES) == 0
+    printed = capsys.readouterr().out
+    count = make_even_supernet().space.count()
+    assert f"tiny: {count:,} submodels in the space" in printed
+    assert "--seed 5" in printed
+    stem = "tiny_performance_vs_params"
+    assert files(project.figures) == {"data/tiny.jsonl", f"{stem}.png", f"{stem}.svg"}
+    for end, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        path = project.figures / f"{stem}.{end}"
+        assert f"wrote {path}" in printed
+        assert path.read_bytes().startswith(start)
+    assert project.sweep.read_bytes() == before, "the live sample is kept apart"
+    assert files(project.runs) == {"live-tiny-40-5.jsonl"}
+    live = read_sweep(project.runs / "live-tiny-40-5.jsonl")
+    assert len(live) == 3
+    assert {row.seed for row in live} == {5}
+    ((rows, keywords),) = drawn
+    assert rows == read_sweep(project.sweep)
+    assert keywords["live"] == live
+    assert keywords["full"].config == make_even_supernet().space.largest()
+    assert keywords["smallest"].config == make_even_supernet().space.smallest()
+    assert keywords["count"] == count
+
+
+def test_figures_go_on_where_they_stopped(project):
+    assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40"]) == 0
+    assert commands.main(FIGURES) == 0
+    path = project.runs / "live-tiny-40-5.jsonl"
+    whole, png = path.read_bytes(), (project.figures / "tiny_performance_vs_params.png").read_bytes()
+    assert commands.main(FIGURES) == 0
+    assert path.read_bytes() == whole
+    assert (project.figures / "tiny_performance_vs_params.png").read_bytes() == png, "the same drawing again"
+    path.write_bytes(whole.splitlines(keepends=True)[0])
+    assert commands.main(FIGURES) == 0
+    assert path.read_bytes().splitlines()[0] == whole.splitlines()[0]
+    assert len(read_sweep(path)) == 3
+
+
+def test_figures_without_a_seed_draw_a_new_sample_each_time(project):
+    assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40"]) == 0
+    for _ in range(2):
+        assert commands.main(["figures", "--submodels", "2", "--examples", "40"]) == 0
+    assert len(files(project.runs)) == 2
+
+
+def test_figures_leave_out_rows_of_other_weights(project, capsys, monkeypatch):
+    assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40"]) == 0
+    rows = len(read_sweep(project.sweep))
+    supernet = make_even_supernet(seed=1, id2label=dict(enumerate(LABELS)))
+    spec = ElasticSpec.from_file(project.bundled / "tiny" / checkpoints.SPACE_FILE)
+    checkpoints.save(project.bundled / "tiny", supernet.model, spec, make_processor(), torch.float32)
+    drawn = []
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append(r) or plot(r, **k))
+    assert commands.main(FIGURES) == 0
+    assert f"{rows} rows belong to other weights" in capsys.readouterr().out
+    assert drawn == [[]]
+
+
+def test_figures_without_a_sweep_or_a_checkpoint_say_so(project, capsys, monkeypatch, tmp_path):
+    assert commands.main(FIGURES) == 1
+    assert "tiny.jsonl does not exist" in capsys.readouterr().err
+    monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", tmp_path / "empty")
+    assert commands.main(FIGURES) == 1
+    assert "CheckpointError: no checkpoint in" in capsys.readouterr().err

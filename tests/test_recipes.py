@@ -1,0 +1,241 @@
+"""The named checkpoints: their recipes fit together, and training writes a folder that loads back."""
+
+import json
+from dataclasses import replace
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import pytest
+import torch
+from federated_helpers import (
+    EVEN_SPACE,
+    LABELS,
+    RECIPE,
+    learnable_split,
+    make_even_supernet,
+    make_processor,
+    one_thread,  # noqa: F401
+)
+
+from raffm_utils import recipes
+from raffm_utils.data import DATASETS, SPLIT_SEED
+from raffm_utils.errors import TrainingError
+from raffm_utils.evaluation import Evaluation, evaluate
+from raffm_utils.federated import SYSTEM_SETTINGS, device_caps, plan_round
+from raffm_utils.principal import concentrate
+from raffm_utils.supernet import Supernet
+
+DINOV2_SMALL = (12, 6, 384, 1536)  # layers, heads, hidden width, FFN width
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_recipes_are_consistent(name: str):
+    named = recipes.RECIPES[name]
+    assert named.dataset in DATASETS
+    assert named.recipe.setting in SYSTEM_SETTINGS
+    assert len(device_caps(named.recipe.setting, named.recipe.clients)) == named.recipe.clients
+    assert 0 < named.recipe.participants <= named.recipe.clients
+    assert named.image_size % 14 == 0
+    assert named.foundation
+    space = recipes._spec(named, {}).space(*DINOV2_SMALL)  # raises when it does not fit
+    largest = space.largest()
+    assert (largest.hidden, largest.attention[0], largest.ffn[0]) == (384, 384, 1536), "the full network is one of them"
+    assert space.count() > 1000
+    assert name == name.lower()
+    assert named.dataset.replace("_", "-") in name
+
+
+def test_budget_setting_and_name_agree():
+    for name, named in recipes.RECIPES.items():
+        assert name.endswith(f"-{named.recipe.setting}-budget")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_fit_head_beats_chance_clearly(seed: int):
+    supernet = make_even_supernet(seed)
+    data, unseen = learnable_split(200, 1), learnable_split(200, 2, "validation")
+    before = {name: p.data.clone() for name, p in supernet.model.named_parameters()}
+    recipes.fit_head(supernet, data)
+    assert evaluate(supernet.extract(supernet.full), unseen).low > 0.8, "one in five is chance"
+    changed = {n for n, p in supernet.model.named_parameters() if not torch.equal(p.data, before[n])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    classifier = supernet.model.get_submodule("classifier")
+    assert not classifier._forward_pre_hooks, "nothing is left to collect features for ever"
+
+
+def test_fit_head_and_change_of_basis_go_together():
+    supernet = make_even_supernet()
+    data, unseen = learnable_split(200, 1), learnable_split(200, 2, "validation")
+    concentrate(supernet, learnable_split(100, 3, "validation"))
+    recipes.fit_head(supernet, data)
+    assert evaluate(supernet.extract(supernet.full), unseen).low > 0.8
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(TrainingError, match=r"'nope': known are .*vit-small-fashion-mnist-large-budget"):
+        recipes.train("nope")
+
+
+TINY = recipes.Named(
+    dataset="made_up",
+    image_size=16,
+    attention=tuple(EVEN_SPACE["atten_out_space"]),
+    ffn=tuple(EVEN_SPACE["inter_hidden_space"]),
+    hidden=tuple(EVEN_SPACE["residual_hidden_space"]),
+    recipe=replace(RECIPE, rounds=3, dirichlet=0.5),
+    foundation="a made-up network",
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A recipe named "tiny" around a tiny network and made-up data; gives the folder and what was loaded."""
+    loaded: list[str] = []
+
+    def load_split(name, split, *, limit=None, processor=None):
+        assert (name, processor is not None) == ("made_up", True)
+        loaded.append(split)
+        examples, seed = {"train": (240, 1), "validation": (100, 2), "test": (150, 3)}[split]
+        return learnable_split(examples, seed, split)
+
+    def start(named):
+        supernet = make_even_supernet(
+            id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)}
+        )
+        return supernet, make_processor()
+
+    monkeypatch.setitem(recipes.RECIPES, "tiny", TINY)
+    monkeypatch.setattr(recipes, "start", start)
+    monkeypatch.setattr(recipes, "load_split", load_split)
+    monkeypatch.setattr(recipes, "RUNS_FOLDER", tmp_path / "runs")
+    monkeypatch.setattr(recipes, "CALIBRATION_EXAMPLES", 60)
+    monkeypatch.setattr(recipes, "ROUND_EXAMPLES", 80)
+    return SimpleNamespace(folder=tmp_path / "tiny", loaded=loaded)
+
+
+def test_training_writes_a_checkpoint_that_loads_back(tiny, capsys):
+    assert recipes.train("tiny", tiny.folder) == tiny.folder
+    supernet = Supernet.from_pretrained(tiny.folder)
+    assert supernet.name == "tiny"
+    assert supernet.space == make_even_supernet().space
+    assert supernet.spec.head_slicing == "per_head"
+    assert supernet.processor.to_dict() == make_processor().to_dict()
+
+    provenance = supernet.spec.provenance
+    assert provenance["foundation_model"] == "a made-up network"
+    assert provenance["dataset"] == "made_up"
+    assert provenance["split_seed"] == SPLIT_SEED
+    assert provenance["clients"] == 8
+    assert provenance["rounds"] == 3
+    assert provenance["budget_setting"] == "large"
+    assert provenance["recipe"]["dirichlet"] == 0.5
+    assert provenance["versions"]["torch"] == version("torch")
+    assert provenance["versions"]["transformers"] == version("transformers")
+    assert provenance["last_round"]["round"] == 3
+
+    # what it says of itself is what is measured on what was stored
+    test = learnable_split(150, 3, "test")
+    for size, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
+        measured, said = evaluate(supernet.extract(config), test), provenance["accuracy"][size]
+        assert said["split"] == "test"
+        assert said["examples"] == 150
+        for key in ("accuracy", "low", "high"):
+            assert said[key] == pytest.approx(getattr(measured, key), abs=1e-9)
+    assert provenance["accuracy"]["full"]["low"] > 0.5
+
+    dtypes = {tensor.dtype for tensor in recipes.checkpoints.load_file(tiny.folder / "model.safetensors").values()}
+    assert dtypes == {torch.float16}
+
+
+def test_the_model_card_tells_split_counts_and_interval(tiny):
+    recipes.train("tiny", tiny.folder)
+    card = (tiny.folder / "README.md").read_text(encoding="utf-8")
+    supernet = Supernet.from_pretrained(tiny.folder)
+    for text in (
+        "# tiny",
+        "a made-up network",
+        f"{supernet.space.count():,} submodels",
+        "8 simulated clients",
+        "4 a round, 3 rounds",
+        "system setting *large*",
+        "Dirichlet(0.5) label skew",
+        "test accuracy",
+        "95 % interval",
+        "make train NAME=tiny",
+    ):
+        assert text in card
+    rows = {line.split(" | ")[0].strip("| "): line for line in card.splitlines() if line.startswith("| ")}
+    for size, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
+        said, cost = supernet.spec.provenance["accuracy"][size], supernet.cost(config)
+        cells = [cell.strip() for cell in rows[size].strip("|").split("|")]
+        assert cells == [
+            size,
+            f"{cost.parameters:,}",
+            f"{cost.macs:,}",
+            f"{said['accuracy']:.2%}",
+            f"{said['low']:.2%} to {said['high']:.2%}",
+            "150",
+        ]
+    recipe = json.loads(card.partition("```json")[2].partition("```")[0])
+    assert recipe == supernet.spec.provenance["recipe"]
+
+
+def test_the_test_split_is_opened_only_when_training_is_over(tiny, monkeypatch):
+    run, order = recipes.run, []
+
+    def watch(supernet, train, validation, recipe, folder):
+        order.append(list(tiny.loaded))
+        assert (train.split, len(train)) == ("train", 240)
+        assert (validation.split, len(validation)) == ("validation", 80)
+        return run(supernet, train, validation, recipe, folder)
+
+    monkeypatch.setattr(recipes, "run", watch)
+    recipes.train("tiny", tiny.folder)
+    assert order == [["train", "validation"]]
+    assert tiny.loaded == ["train", "validation", "test"]
+
+
+def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypatch, tmp_path):
+    expected = Supernet.from_pretrained(recipes.train("tiny", tiny.folder)).fingerprint
+    monkeypatch.setattr(recipes, "RUNS_FOLDER", tmp_path / "other-runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes.checkpoints, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            recipes.train("tiny", tmp_path / "again")
+
+    # all rounds are stored: what is left is to write and to measure
+    def never(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("raffm_utils.simulation.local_update", never)
+    assert Supernet.from_pretrained(recipes.train("tiny", tmp_path / "again")).fingerprint == expected
+
+
+def test_provenance_can_be_told_by_what_is_known_before_training():
+    provenance = recipes._provenance(TINY)
+    assert json.loads(json.dumps(provenance)) == provenance
+    result = recipes._describe(Evaluation(0.9, 0.8, 0.95, 0.88, 0.3, 100, 55.5), "test")
+    assert result == {
+        "split": "test", "accuracy": 0.9, "low": 0.8, "high": 0.95, "f1": 0.88, "loss": 0.3, "examples": 100
+    }  # fmt: skip
+
+
+def test_the_first_plan_of_a_recipe_can_be_drawn():
+    """On the real space, with the costs of a network of that shape."""
+    import transformers
+
+    from raffm_utils.families import VIT
+
+    for named in recipes.RECIPES.values():
+        layers, heads, hidden, ffn = DINOV2_SMALL
+        config = transformers.ViTConfig(
+            hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=ffn,
+            image_size=named.image_size, patch_size=14, num_labels=len(DATASETS[named.dataset].label_names),
+        )  # fmt: skip
+        with torch.device("meta"):
+            model = transformers.ViTForImageClassification(config)
+        supernet = Supernet(model, VIT, recipes._spec(named, {}))
+        plan = plan_round(supernet, named.recipe, 0)
+        assert len(plan) == named.recipe.participants
+        assert plan[0][1] == supernet.space.largest()
+        assert plan[-1][1] == supernet.space.smallest()
