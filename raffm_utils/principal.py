@@ -1,8 +1,11 @@
 """A change of basis that concentrates what a network knows in its first indices.
 
 Sorting by magnitude can only choose among the channels a network happens to have. Where the computation
-allows it exactly, this rotates them first: the residual stream to its principal axes, and inside every
-head Q with K, and V with O, to their singular directions. The full network computes what it did before.
+allows it exactly, this rotates them first: inside every head Q with K, and V with O, to their singular
+directions, and the residual stream to its principal axes. The full network computes what it did before.
+
+Norms that stand after the blocks put their gain on the residual stream itself, which no rotation passes:
+in such families its channels are sorted, by activity times the norms of what reads them.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +17,8 @@ from torch import nn
 
 from .data import Split
 from .errors import CheckpointError
-from .families import Axis, Role, Use
+from .families import Axis, Use
+from .importance import magnitude_scores
 from .supernet import Group, Supernet
 
 Moments = dict[str, torch.Tensor]
@@ -25,29 +29,32 @@ Watch = Callable[[torch.Tensor, torch.Tensor], None]  # gets what a module takes
 def concentrate(supernet: Supernet, data: Split) -> None:
     """Rotate and sort all elastic axes in place, by second moments measured on `data` (a few hundred examples).
 
-    Needs a family whose norms stand before the blocks they feed (`Family.norm_readers`), and layers with biases;
-    raises `CheckpointError`, and changes nothing, where these are missing.
+    Needs layers with biases; raises `CheckpointError`, and changes nothing, where these are missing.
     """
     _check(supernet)
-    _fold_norms(supernet)
+    norms_first = bool(supernet.family.norm_readers)
+    if norms_first:
+        _fold_norms(supernet)
     moments = _moments(supernet, data)
     _sort_ffn(supernet, moments)
-    _rotate_hidden(supernet, reduce(torch.add, (moments[norm] for norm in _norms(supernet))))
+    if norms_first:
+        _rotate_hidden(supernet, reduce(torch.add, (moments[norm] for norm in _norms(supernet))))
+    else:
+        _sort_hidden(supernet, moments)
     moments = _moments(supernet, data)
     for layer in range(supernet.layers):
         _rotate_heads(supernet, layer, moments)
 
 
 def _check(supernet: Supernet) -> None:
-    instead = "order it by magnitude_scores (raffm_utils.importance) and reorder instead"
-    if not supernet.family.norm_readers:
-        raise CheckpointError(
-            f"family {supernet.family.model_type!r} cannot be rotated: its norms stand after the blocks; {instead}"
-        )
-    for _, readers in _norm_readers(supernet):
-        for name in readers:
-            if _linear(supernet, name).bias is None:
-                raise CheckpointError(f"{name} has no bias to take up the offset of the norm before it; {instead}")
+    folded = [name for _, readers in _norm_readers(supernet) for name in readers]
+    heads = [name for layer in range(supernet.layers) for name in _head_linears(supernet, layer)]
+    for name in [*folded, *heads]:
+        if _linear(supernet, name).bias is None:
+            raise CheckpointError(
+                f"{name} has no bias to take up the offset of what stands before it; "
+                "order it by magnitude_scores (raffm_utils.importance) and reorder instead"
+            )
 
 
 def _linear(supernet: Supernet, name: str) -> nn.Linear:
@@ -92,7 +99,8 @@ def _hidden(supernet: Supernet, *, writers: bool) -> Iterator[tuple[torch.Tensor
 
 
 def _moments(supernet: Supernet, data: Split) -> Moments:
-    """Mean outer product of what every norm puts out, and mean square of what every FFN's last matrix takes in."""
+    """Mean outer product of what every norm puts out and every layer's heads take in, and mean square of what
+    every FFN's last matrix takes in."""
     found: Moments = {}
 
     def add(name: str, value: torch.Tensor) -> None:
@@ -101,6 +109,8 @@ def _moments(supernet: Supernet, data: Split) -> Moments:
     with _hooks(supernet) as watch:
         for name in _norms(supernet):
             watch(name, lambda x, y, name=name: add(name, _outer(y)))  # type: ignore[misc]
+        for name in {_heads_input(supernet, layer) for layer in range(supernet.layers)} - {*_norms(supernet)}:
+            watch(name, lambda x, y, name=name: add(name, _outer(x)))  # type: ignore[misc]
         for p in supernet.parameters:
             if p.use is not Use.NEVER and p.axes[-1] is Axis.FFN:
                 module = p.name.rpartition(".")[0]
@@ -108,6 +118,21 @@ def _moments(supernet: Supernet, data: Split) -> Moments:
         for inputs, _ in data.batches(100):
             supernet.model(**inputs)
     return found
+
+
+def _head_linears(supernet: Supernet, layer: int) -> list[str]:
+    """Names of Q, K, V and O of a layer, in the order of the table."""
+    return [
+        p.name.rpartition(".")[0]
+        for p in supernet.parameters
+        if p.layer == layer and p.role is not None and p.use is not Use.NEVER
+    ]
+
+
+def _heads_input(supernet: Supernet, layer: int) -> str:
+    """The module whose moment is that of what the heads of a layer take in: the norm before them, or Q itself."""
+    query = _head_linears(supernet, layer)[0]
+    return next((norm for norm, readers in _norm_readers(supernet) if query in readers), query)
 
 
 def _outer(values: torch.Tensor) -> torch.Tensor:
@@ -138,6 +163,12 @@ def _sort_ffn(supernet: Supernet, moments: Moments) -> None:
     supernet.reorder(scores)
 
 
+def _sort_hidden(supernet: Supernet, moments: Moments) -> None:
+    activity = reduce(torch.add, (m.diagonal() for m in moments.values() if m.ndim == 2)).sqrt()
+    magnitude = magnitude_scores(supernet)[Axis.HIDDEN, None, None]
+    supernet.reorder({(Axis.HIDDEN, None, None): activity * magnitude})
+
+
 def _rotate_hidden(supernet: Supernet, moment: torch.Tensor) -> None:
     """Rotate the residual stream to its principal axes, leaving the direction of its mean where it is.
 
@@ -157,13 +188,9 @@ def _rotate_hidden(supernet: Supernet, moment: torch.Tensor) -> None:
 
 def _rotate_heads(supernet: Supernet, layer: int, moments: Moments) -> None:
     """Give Q K^T and O V of every head their singular directions, the strongest first, weighted by the inputs."""
-    roles: dict[Role, list[nn.Linear]] = {role: [] for role in Role}
-    for p in supernet.parameters:
-        if p.layer == layer and p.role is not None and p.use is not Use.NEVER:
-            roles[p.role].append(_linear(supernet, p.name.rpartition(".")[0]))
-    (query, key), (value, output) = roles[Role.QUERY_KEY], roles[Role.VALUE_OUTPUT]
-    name = next(n for n, readers in _norm_readers(supernet) if _linear(supernet, readers[0]) is query)
-    moment = moments[name].double() / moments[name].diagonal().mean()
+    query, key, value, output = (_linear(supernet, name) for name in _head_linears(supernet, layer))
+    moment = moments[_heads_input(supernet, layer)].double()
+    moment = moment / moment.diagonal().mean()
     root, inverse = _roots(moment)
     heads, n = supernet.heads, supernet.hidden
     # a constant input carries the biases of Q and K through the same algebra

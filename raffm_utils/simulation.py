@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from .data import Split
 from .errors import TrainingError
 from .evaluation import evaluate
-from .federated import Recipe, State, Update, aggregate, local_update, partition, plan_round
+from .federated import Recipe, State, Update, aggregate, local_update
+from .participation import partition, plan_round
 from .space import SubmodelConfig
 from .supernet import Supernet
 
@@ -39,6 +40,7 @@ def run(
     momentum = {name: torch.zeros_like(p) for name, p in weights.items()}
     identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
     rows = _resume(folder, identity, weights, momentum)
+    recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
     shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
     bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
     for number in bar:
@@ -64,7 +66,7 @@ def run(
 def server_update(supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe) -> None:
     """Move the covered entries by the clients' mean change, with momentum; all others stay as they are."""
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
-    change, coverage = aggregate(weights, supernet.parameters, supernet.slicing_heads, updates)
+    change, coverage = aggregate(weights, supernet.parameters, supernet.slicing_heads, updates, recipe.by_examples)
     for name, weight in weights.items():
         covered = coverage[name] > 0
         momentum[name].copy_(
@@ -79,6 +81,12 @@ def learning_rate(recipe: Recipe, number: int) -> float:
     cosine = least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
     cooldown = min(1.0, (recipe.rounds - number) / recipe.cooldown_rounds) if recipe.cooldown_rounds else 1.0
     return recipe.learning_rate * cosine * cooldown
+
+
+def _native_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: where it is emulated, training takes ten times as long."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 @contextmanager

@@ -196,6 +196,6 @@ class ElasticSpace:
                 faults.append(f"min_{metric}={low:,} is too high: lower it to {largest:,} or less")
         reach = "this space reaches " + ", ".join(reaches)
         if not faults:
-            asked = ", ".join(f"{k}={v:,}" for k, v in vars(budget).items() if v is not None and k != "tokens")
+            asked = ", ".join(f"{k}={v:,.0f}" for k, v in vars(budget).items() if v is not None and k != "tokens")
             faults = [f"nothing between these limits ({asked}): widen one of them"]
         return f"no submodel fits: {'; '.join(faults)} ({reach})"

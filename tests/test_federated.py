@@ -11,17 +11,8 @@ from federated_helpers import EVEN_SPACE, RECIPE, learnable_split, make_even_sup
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
 from raffm_utils.families import Axis, Parameter, Use
-from raffm_utils.federated import (
-    DEVICE_CAPS,
-    SYSTEM_SETTINGS,
-    Recipe,
-    Update,
-    aggregate,
-    device_caps,
-    local_update,
-    partition,
-    plan_round,
-)
+from raffm_utils.federated import Recipe, Update, aggregate, local_update
+from raffm_utils.participation import DEVICE_CAPS, SYSTEM_SETTINGS, device_caps, partition, plan_round
 from raffm_utils.simulation import server_update
 from raffm_utils.space import SubmodelConfig
 from raffm_utils.space_file import PER_HEAD

@@ -40,6 +40,7 @@ LAYOUT = [
     "search",
     "deployment",
     "federated",
+    "participation",
     "simulation",
     "recipes",
     "plotting",

@@ -21,7 +21,7 @@ from raffm_utils import recipes
 from raffm_utils.data import DATASETS, SPLIT_SEED
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import Evaluation, evaluate
-from raffm_utils.federated import SYSTEM_SETTINGS, device_caps, plan_round
+from raffm_utils.participation import SYSTEM_SETTINGS, device_caps, plan_round
 from raffm_utils.principal import concentrate
 from raffm_utils.supernet import Supernet
 
