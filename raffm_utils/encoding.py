@@ -151,6 +151,17 @@ class Tokens:
         for start in _chunks(len(raw)):
             sentences = list(raw[start : start + CHUNK]["sentence"])
             ids += processor(sentences, truncation=True, max_length=limit)["input_ids"]
+        if not all(ids):
+            raise DataError(f"sentence {ids.index([])} has no tokens: remove it, or let the tokenizer add special ones")
+        return cls._joined(ids)
+
+    @classmethod
+    def of(cls, ids: list[list[int]], processor: Any) -> Self:
+        """From the token ids of every sentence."""
+        return cls.restore(cls._joined(ids), len(ids), processor)
+
+    @staticmethod
+    def _joined(ids: list[list[int]]) -> dict[str, torch.Tensor]:
         return {
             "ids": torch.tensor([token for row in ids for token in row], dtype=torch.int32),
             "lengths": torch.tensor([len(row) for row in ids], dtype=torch.int32),
