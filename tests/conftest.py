@@ -1,5 +1,6 @@
 """Small random supernets and splits that the tests share."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 
 from raffm_utils.families import FAMILIES
 from raffm_utils.space import SubmodelConfig
@@ -69,6 +71,28 @@ def make_inputs(kind: str, *, batch: int = 3, seed: int = 1, tokens: int = 9) ->
     mask = (torch.arange(tokens) < tokens - 2 * (torch.arange(batch) % 4)[:, None]).long()
     pad = 1 if kind == "roberta" else 0  # RoBERTa numbers positions by where the padding is
     return {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}
+
+
+WORDS = ("a", "good", "bad", "film", "very", ".")
+
+
+def make_tokenizer(kind: str, **changes: Any) -> Any:
+    """A tokenizer of the kind's own: whole words, or for RoBERTa bytes and a merge, which know everything."""
+    if kind == "roberta":
+        signs = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "go", "<mask>"]
+        vocab = {sign: i for i, sign in enumerate(signs)}
+        return transformers.RobertaTokenizerFast(vocab=vocab, merges=[("g", "o")], **changes)
+    vocab = {sign: i for i, sign in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    return transformers.BertTokenizerFast(vocab=vocab, **changes)
+
+
+def write_text_checkpoint(folder: Path, kind: str, **changes: Any) -> Path:
+    """A folder as the library's `save_pretrained` writes it, with a tokenizer and an elastic space."""
+    labels = dict(enumerate(("negative", "positive")))
+    make_model(kind, **(dict(vocab_size=300, num_labels=2, id2label=labels) | changes)).save_pretrained(folder)
+    make_tokenizer(kind).save_pretrained(folder)
+    (folder / "elastic_space.json").write_text(json.dumps({**SPACE, "head_slicing": PER_HEAD}))
+    return folder
 
 
 def some_configs(supernet: Supernet, count: int, seed: int = 0) -> list[SubmodelConfig]:

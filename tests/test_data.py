@@ -20,6 +20,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertTokenizerFast,
     DataCollatorWithPadding,
@@ -271,6 +272,18 @@ def test_text_is_tokenised_and_padded_to_the_batch(local: Path) -> None:
     assert torch.equal(collated["input_ids"], expected["input_ids"][[0, 2]])
     subset = split.subset([3, 2])
     assert next(subset.batches(2))[1].tolist() == [1, 0]  # the short one first
+
+
+def test_a_sentence_without_tokens_is_named(local: Path) -> None:
+    write_sentences(local / "sst2", "validation")
+    bare = tokenizer()
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    assert len(load_split("sst2", "test", processor=bare)) == len(SENTENCES)
+    rows = {"text": ["good", " ", "bad"], "label": [1, 0, 0]}
+    datasets.Dataset.from_dict(rows).to_parquet(local / "sst2" / "validation.parquet")
+    assert next(load_split("sst2", "test", processor=tokenizer()).batches(3))[0]["input_ids"].shape == (3, 3)
+    with pytest.raises(DataError, match="sentence 1 has no tokens"):
+        load_split("sst2", "test", processor=bare)
 
 
 def test_tokenizer_state_does_not_change_the_fingerprint(local: Path) -> None:

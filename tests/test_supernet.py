@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 import transformers
-from conftest import FAMILY_NAMES, HEADS, SLICINGS, make_inputs, make_supernet, some_configs
+from conftest import FAMILY_NAMES, HEADS, SLICINGS, TEXT_FAMILIES, make_inputs, make_supernet, some_configs
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -415,6 +415,36 @@ def test_widths_between_the_choices_can_be_extracted(kind_and_supernet):
     torch.testing.assert_close(
         _logits(supernet.extract(config), inputs), Slow(supernet, config)(inputs).float(), **CLOSE
     )
+
+
+OTHER_SPACES = {
+    "not elastic": {},
+    "hidden only": {"residual_hidden_space": [48, 24, 1]},
+    "published": {"atten_out_space": [48, 24, 12], "inter_hidden_space": [64, 32], "residual_hidden_space": "None"},
+    "narrow": {"atten_out_space": [48, 4], "inter_hidden_space": [64, 1], "residual_hidden_space": [48, 3]},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SPACES)
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_other_elastic_spaces(kind, name):
+    supernet, inputs = make_supernet(kind, space=OTHER_SPACES[name]), make_inputs(kind)
+    for config in some_configs(supernet, 4):
+        model = supernet.extract(config)
+        torch.testing.assert_close(_logits(model, inputs), Slow(supernet, config)(inputs).float(), **CLOSE)
+        assert supernet.cost(config).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_padding_has_no_influence(kind):
+    supernet, inputs = make_supernet(kind), make_inputs(kind, batch=4)
+    assert not bool(inputs["attention_mask"].all())
+    for config in some_configs(supernet, 4):
+        model = supernet.extract(config)
+        together = _logits(model, inputs)
+        for row, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+            alone = {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
+            torch.testing.assert_close(_logits(model, alone)[0], together[row], **CLOSE)
 
 
 def test_a_supernet_that_was_never_on_disk():
