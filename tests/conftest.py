@@ -77,11 +77,13 @@ WORDS = ("a", "good", "bad", "film", "very", ".")
 
 
 def make_tokenizer(kind: str, **changes: Any) -> Any:
-    """A tokenizer of the kind's own: whole words, or for RoBERTa bytes and a merge, which know everything."""
+    """A tokenizer of the kind's own: whole words, and for RoBERTa bytes too, which know everything."""
     if kind == "roberta":
-        signs = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "go", "<mask>"]
+        merges = [(word[:end], word[end]) for word in WORDS for end in range(1, len(word))]
+        merges += [("Ġ", word) for word in WORDS]  # how a space is written
+        signs = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), *map("".join, merges), "<mask>"]
         vocab = {sign: i for i, sign in enumerate(signs)}
-        return transformers.RobertaTokenizerFast(vocab=vocab, merges=[("g", "o")], **changes)
+        return transformers.RobertaTokenizerFast(vocab=vocab, merges=merges, **changes)
     vocab = {sign: i for i, sign in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     return transformers.BertTokenizerFast(vocab=vocab, **changes)
 

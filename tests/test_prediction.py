@@ -42,6 +42,8 @@ def test_answers_are_the_models(supernet):
 def test_nothing_written(supernet, sentence):
     with pytest.raises(DataError, match="is empty: write"):
         predict(supernet.model, supernet.processor, ["good", sentence])
+    with pytest.raises(DataError, match="None is no text"):
+        predict(supernet.model, supernet.processor, ["good", None])
 
 
 def test_ten_thousand_words_are_cut_and_it_is_said(supernet):
@@ -69,9 +71,10 @@ def test_text_that_no_word_is_known_of_gets_no_answer(tmp_path, sentence):
     assert long.note == "cut to 24 of 202 tokens; 11 of 22 tokens unknown"
 
 
-def test_a_byte_tokenizer_knows_every_script(tmp_path):
-    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "roberta"))
-    assert predict(supernet.model, supernet.processor, "фильм")[0].note == ""
+@pytest.mark.parametrize("sentence", ["фильм", "とても良い", "\u05d8\u05d5\u05d1 \u05de\u05d0\u05d5\u05d3"])
+def test_text_that_is_read_sign_by_sign_is_noted(tmp_path, sentence):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "roberta"))  # bytes: nothing is unknown
+    assert predict(supernet.model, supernet.processor, sentence)[0].note.startswith("read sign by sign")
 
 
 def test_what_does_not_belong_together(supernet):
