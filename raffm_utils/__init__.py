@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
     from .pictures import plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
+    from .prediction import Prediction, predict
     from .widgets import BudgetExplorer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ElasticSpace",
     "Evaluation",
     "InfeasibleBudget",
+    "Prediction",
     "RaffmError",
     "SubmodelConfig",
     "Supernet",
@@ -28,6 +30,7 @@ __all__ = [
     "load_split",
     "plot_accuracy_vs_parameters",
     "plot_widths",
+    "predict",
     "read_sweep",
     "save_figure",
     "spread_over_size",
@@ -40,6 +43,7 @@ _LATER = {
     "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
     "pictures": ("plot_widths",),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
+    "prediction": ("Prediction", "predict"),
     "widgets": ("BudgetExplorer",),
 }
 

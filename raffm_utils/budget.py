@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from .errors import InfeasibleBudget
 
-METRICS = ("parameters", "macs", "weight_bytes")
+METRICS = ("parameters", "macs", "weight_bytes", "encoder_parameters")
 
 
 class Affine(NamedTuple):
@@ -38,6 +38,8 @@ class Budget:
     min_parameters: float | None = None
     min_macs: float | None = None
     min_weight_bytes: float | None = None
+    max_encoder_parameters: float | None = None
+    min_encoder_parameters: float | None = None
     tokens: int | None = None
 
     def __post_init__(self) -> None:

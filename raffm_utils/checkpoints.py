@@ -181,15 +181,27 @@ def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
             raise CheckpointError(f"{path}: {key} holds {bad} values that are NaN or infinite: fetch the file again")
 
 
-def load_processor(folder: Path, family: Family) -> Any:
-    """The image processor or tokenizer of a folder; images are processed without torchvision."""
+def load_processor(folder: Path, family: Family, config: Any) -> Any:
+    """The image processor or tokenizer of a folder; images are processed without torchvision.
+
+    A tokenizer cuts what is longer than the network of this `config` has positions for.
+    """
     try:
         if family.is_image:
             return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         kind = "preprocessor_config.json" if family.is_image else "tokenizer files"
         raise CheckpointError(f"{folder}: no usable {kind}: copy them from the foundation model") from error
+    # without its files the library makes a tokenizer that knows the special tokens only
+    words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    if not words or (most := max(tokenizer.get_vocab().values())) >= config.vocab_size:
+        fault = f"has tokens up to {most}, but the network {config.vocab_size}" if words else "knows no words"
+        raise CheckpointError(
+            f"{folder}: the tokenizer {fault}: copy tokenizer.json and tokenizer_config.json from the foundation model"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, family.positions(config))
+    return tokenizer
 
 
 def fingerprint(model: nn.Module, spec: ElasticSpec) -> str:

@@ -20,11 +20,14 @@ class Cost:
 
     MACs count matrix products, convolution and attention, not norms, activations or softmax; one MAC is
     two FLOPs. `weight_bytes` is what the parameters take in memory at the supernet's precision.
+    `encoder_parameters` leave out the embeddings: the tables of words, positions and token types and the
+    class token of an image model, but not their norm, nor the projection of image patches.
     """
 
     parameters: int
     macs: int | None
     weight_bytes: int
+    encoder_parameters: int
 
 
 class CostModel:
@@ -60,13 +63,16 @@ class CostModel:
         metrics = [m for m in METRICS if m != "macs" or self.image_tokens or tokens is not None]
         totals = sum(config.attention), sum(config.ffn)
         values = {m: affine(*totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
-        return Cost(values["parameters"], values.get("macs"), values["weight_bytes"])
+        macs = values.pop("macs", None)
+        return Cost(macs=macs, **values)
 
     def _compute(self, metric: str, hidden: int, tokens: int | None) -> Affine:
         if metric == "weight_bytes":
             return Affine(*(self.bytes_per_parameter * part for part in self._affine("parameters", hidden, None)))
         base, per_attention, per_ffn = 0, 0, 0
         for p in self.parameters:
+            if p.table and metric == "encoder_parameters":
+                continue
             size = math.prod(
                 hidden if axis is Axis.HIDDEN else full
                 for axis, full in zip(p.axes, p.shape, strict=True)

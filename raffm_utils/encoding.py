@@ -126,8 +126,8 @@ class Tokens:
         return datasets.Value("string")
 
     @staticmethod
-    def settings(processor: Any) -> str:
-        """What of the tokenizer decides the tokens; refuses what is not a tokenizer."""
+    def check(processor: Any) -> None:
+        """Raise `DataError` for what is not a tokenizer."""
         from transformers import PreTrainedTokenizerBase
 
         if not isinstance(processor, PreTrainedTokenizerBase):
@@ -135,6 +135,11 @@ class Tokens:
                 f"sentences need a tokenizer, not a {type(processor).__name__}: pass the one that belongs to "
                 "the model: supernet.processor, or AutoTokenizer.from_pretrained(...)"
             )
+
+    @classmethod
+    def settings(cls, processor: Any) -> str:
+        """What of the tokenizer decides the tokens; refuses what is not a tokenizer."""
+        cls.check(processor)
         backend = getattr(processor, "backend_tokenizer", None)
         state = json.loads(backend.to_str()) if backend is not None else {**processor.init_kwargs}
         # A tokenizer remembers the padding and truncation of its last call: they would change the key.
@@ -151,6 +156,17 @@ class Tokens:
         for start in _chunks(len(raw)):
             sentences = list(raw[start : start + CHUNK]["sentence"])
             ids += processor(sentences, truncation=True, max_length=limit)["input_ids"]
+        if not all(ids):
+            raise DataError(f"sentence {ids.index([])} has no tokens: remove it, or let the tokenizer add special ones")
+        return cls._joined(ids)
+
+    @classmethod
+    def of(cls, ids: list[list[int]], processor: Any) -> Self:
+        """From the token ids of every sentence."""
+        return cls.restore(cls._joined(ids), len(ids), processor)
+
+    @staticmethod
+    def _joined(ids: list[list[int]]) -> dict[str, torch.Tensor]:
         return {
             "ids": torch.tensor([token for row in ids for token in row], dtype=torch.int32),
             "lengths": torch.tensor([len(row) for row in ids], dtype=torch.int32),

@@ -1,7 +1,8 @@
 """How good a submodel is: accuracy with its interval, and resumable sweeps over many submodels."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from .budget import METRICS, Budget
 from .errors import CheckpointError, DataError, ElasticSpaceError, InfeasibleBudget
+from .sources import DATASETS
 from .space import ElasticSpace, SubmodelConfig
 from .supernet import Supernet
 from .sweep_file import SweepRow, append, read_sweep, repair
@@ -58,22 +60,17 @@ def evaluate(
     from sklearn.metrics import f1_score
 
     _check_fit(model, data)
-    flags = [(module, module.training) for module in model.modules()]
     parts: list[torch.Tensor] = []
     loss, done, start = 0.0, 0, time.perf_counter()
-    try:
-        model.eval()
-        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-            for inputs, truth in data.batches(batch_size):
-                logits = _logits(model, inputs, data)
-                loss += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
-                parts.append(torch.stack([truth, logits.argmax(dim=1)]))
-                done += len(truth)
-                if on_progress is not None:
-                    on_progress(done, len(data))
-    finally:
-        for module, flag in flags:
-            module.training = flag
+    bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=autocast)
+    with eval_mode(model), torch.inference_mode(), bfloat16:
+        for inputs, truth in data.batches(batch_size):
+            logits = logits_of(model, inputs, data.name)
+            loss += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
+            parts.append(torch.stack([truth, logits.argmax(dim=1)]))
+            done += len(truth)
+            if on_progress is not None:
+                on_progress(done, len(data))
     seconds = time.perf_counter() - start
     truth, predicted = torch.cat(parts, dim=1)
     hits = int((truth == predicted).sum())
@@ -82,6 +79,18 @@ def evaluate(
     return Evaluation(
         hits / done, float(interval.low), float(interval.high), f1, loss / done, done, done / max(seconds, 1e-9)
     )
+
+
+@contextmanager
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, and afterwards every module in the mode it was in."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
 
 
 def _check_fit(model: PreTrainedModel, data: "Split") -> None:
@@ -100,11 +109,20 @@ def _check_fit(model: PreTrainedModel, data: "Split") -> None:
         )
 
 
-def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor], data: "Split") -> torch.Tensor:
+def _check_independence(supernet: Supernet, data: "Split") -> None:
+    trained_on = supernet.spec.provenance.get("dataset")
+    if data.name in DATASETS and trained_on in DATASETS[data.name].same_source:
+        raise DataError(
+            f"{supernet.name} was trained on {trained_on}, which comes from the same source as {data.name} and holds "
+            f"many of its test examples: score it on {trained_on}, or take a checkpoint trained on {data.name}"
+        )
+
+
+def logits_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str) -> torch.Tensor:
     """Logits of one batch on the CPU in float32; raises when they cannot be had or are not numbers."""
     if model.main_input_name not in inputs:
         raise DataError(
-            f"{data.name} gives {', '.join(inputs)}, but {type(model).__name__} takes {model.main_input_name}: "
+            f"{source} gives {', '.join(inputs)}, but {type(model).__name__} takes {model.main_input_name}: "
             "evaluate image models on images and text models on text"
         )
     output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
@@ -159,10 +177,12 @@ def sweep(
     What the file holds already is not measured again, so a sweep that was stopped in any way goes on from
     there. A configuration given twice is measured once. `seed`, kept in the rows, is what the configurations
     were drawn with; `tokens` is what MACs of a text model are counted at. Raises `SweepError` when the file
-    holds rows of another checkpoint, of other data, or at another token count.
+    holds rows of another checkpoint, of other data, or at another token count, and `DataError` when the
+    checkpoint may have been trained on what it would be scored on.
     """
     from tqdm.auto import tqdm
 
+    _check_independence(supernet, data)
     path, tokens = Path(path), supernet.costs.image_tokens or tokens
     costs = {config: supernet.cost(config, tokens) for config in configs}
     # read once: a fingerprint is a hash of all weights

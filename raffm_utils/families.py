@@ -4,89 +4,13 @@ Everything else in this package is generic code over these tables. Adding a fami
 table and registering it in `FAMILIES`.
 """
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping
 
-import torch
-from torch import nn
+from .axes import Axis, Family, Parameter, Role, Row, Use
 
-from .errors import CheckpointError
+__all__ = ["BERT", "DISTILBERT", "FAMILIES", "ROBERTA", "VIT", "Axis", "Family", "Parameter", "Role", "Row", "Use"]
 
-
-class Axis(StrEnum):
-    """An elastic axis of a transformer encoder."""
-
-    HIDDEN = "hidden"  # width of the residual stream, one for the whole network
-    ATTENTION = "attention"  # width of Q, K and V (heads x head size), one per layer
-    FFN = "ffn"  # inner width of the feed-forward block, one per layer
-
-
-class Use(StrEnum):
-    """How often the matrix product of a weight is applied to one example: what its MACs are counted by."""
-
-    TOKEN = "token"
-    PATCH = "patch"
-    EXAMPLE = "example"
-    NEVER = "never"  # biases, norms, look-up tables
-
-
-class Role(StrEnum):
-    """Which of the two products inside an attention head a parameter takes part in.
-
-    Q and K may be reordered together, V and O together, independently of each other.
-    """
-
-    QUERY_KEY = "query_key"
-    VALUE_OUTPUT = "value_output"
-
-
-Axes = tuple[Axis | None, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of an axis table; `name` may hold `{layer}`."""
-
-    name: str
-    axes: Axes
-    use: Use = Use.NEVER
-    role: Role | None = None
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of one concrete network: its row in the table, its layer and its full shape."""
-
-    name: str
-    axes: Axes
-    use: Use
-    role: Role | None
-    layer: int | None
-    shape: tuple[int, ...]
-
-    def region(self, tensor: torch.Tensor, widths: Mapping[Axis, int], heads: int | None) -> torch.Tensor:
-        """The part of `tensor` (full shape) that a submodel keeps, always as a view.
-
-        With `heads`, attention keeps the first `width / heads` of every head, and that dimension comes
-        back as two, `(heads, width / heads)`; without, it keeps the first `width` rows.
-        """
-        for dim in reversed(range(len(self.axes))):
-            axis = self.axes[dim]
-            if axis is None or widths[axis] == self.shape[dim]:
-                continue
-            if axis is Axis.ATTENTION and heads is not None:
-                tensor = tensor.unflatten(dim, (heads, -1)).narrow(dim + 1, 0, widths[axis] // heads)
-            else:
-                tensor = tensor.narrow(dim, 0, widths[axis])
-        return tensor
-
-    def narrowed_shape(self, widths: Mapping[Axis, int]) -> tuple[int, ...]:
-        """The shape of this parameter in a submodel with these widths."""
-        return tuple(size if axis is None else widths[axis] for size, axis in zip(self.shape, self.axes, strict=True))
+H, F = Axis.HIDDEN, Axis.FFN
 
 
 def _linear(
@@ -98,80 +22,40 @@ def _linear(
 
 def _attention(prefix: str, query: str, key: str, value: str, output: str) -> tuple[Row, ...]:
     return (
-        *_linear(f"{prefix}.{query}", Axis.ATTENTION, Axis.HIDDEN, role=Role.QUERY_KEY),
-        *_linear(f"{prefix}.{key}", Axis.ATTENTION, Axis.HIDDEN, role=Role.QUERY_KEY),
-        *_linear(f"{prefix}.{value}", Axis.ATTENTION, Axis.HIDDEN, role=Role.VALUE_OUTPUT),
-        *_linear(f"{prefix}.{output}", Axis.HIDDEN, Axis.ATTENTION, role=Role.VALUE_OUTPUT),
+        *_linear(f"{prefix}.{query}", Axis.ATTENTION, H, role=Role.QUERY_KEY),
+        *_linear(f"{prefix}.{key}", Axis.ATTENTION, H, role=Role.QUERY_KEY),
+        *_linear(f"{prefix}.{value}", Axis.ATTENTION, H, role=Role.VALUE_OUTPUT),
+        *_linear(f"{prefix}.{output}", H, Axis.ATTENTION, role=Role.VALUE_OUTPUT),
     )
 
 
 def _norm(name: str) -> tuple[Row, ...]:
-    return Row(f"{name}.weight", (Axis.HIDDEN,)), Row(f"{name}.bias", (Axis.HIDDEN,))
+    return Row(f"{name}.weight", (H,)), Row(f"{name}.bias", (H,))
 
 
-@dataclass(frozen=True)
-class Family:
-    """An architecture family: its axis table and the names its code and configuration use."""
+def _bert_encoder(prefix: str) -> tuple[Row, ...]:
+    """All but the head; RoBERTa's encoder has the same parts under its own prefix."""
+    embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{layer}}"
+    return (
+        Row(f"{embeddings}.word_embeddings.weight", (None, H), table=True),
+        Row(f"{embeddings}.position_embeddings.weight", (None, H), table=True),
+        Row(f"{embeddings}.token_type_embeddings.weight", (None, H), table=True),
+        *_norm(f"{embeddings}.LayerNorm"),
+        *_attention(f"{layer}.attention", "self.query", "self.key", "self.value", "output.dense"),
+        *_norm(f"{layer}.attention.output.LayerNorm"),
+        *_linear(f"{layer}.intermediate.dense", F, H),
+        *_linear(f"{layer}.output.dense", H, F),
+        *_norm(f"{layer}.output.LayerNorm"),
+    )
 
-    model_type: str
-    auto_class: str
-    rows: tuple[Row, ...]
-    attention_module: str  # path of the module that splits heads, with `{layer}`
-    head_size_name: str  # its attribute that holds the head size
-    # norm before a block -> the linear layers it feeds; empty where norms stand after the blocks
-    norm_readers: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    hidden_key: str = "hidden_size"
-    ffn_key: str = "intermediate_size"
-    heads_key: str = "num_attention_heads"
-    layers_key: str = "num_hidden_layers"
-
-    @property
-    def is_image(self) -> bool:
-        """Whether the inputs are images rather than text."""
-        return self.auto_class == "AutoModelForImageClassification"
-
-    @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], Row]]:
-        return [(re.compile(re.escape(row.name).replace(r"\{layer\}", r"(\d+)") + "$"), row) for row in self.rows]
-
-    def widths(self, config: Any) -> tuple[int, int, int, int]:
-        """(layers, heads, hidden width, FFN width) of the full network."""
-        keys = (self.layers_key, self.heads_key, self.hidden_key, self.ffn_key)
-        layers, heads, hidden, ffn = (int(getattr(config, key)) for key in keys)
-        return layers, heads, hidden, ffn
-
-    def patches(self, config: Any) -> int | None:
-        """Number of image patches, or None for a text model."""
-        if not hasattr(config, "patch_size"):
-            return None
-        sides = [v if isinstance(v, Iterable) else (v, v) for v in (config.image_size, config.patch_size)]
-        (height, width), (patch_height, patch_width) = sides
-        return (height // patch_height) * (width // patch_width)
-
-    def parameters(self, model: nn.Module) -> tuple[Parameter, ...]:
-        """The axis table applied to a network: one entry for every parameter it has."""
-        return tuple(self._parameter(name, tuple(p.shape)) for name, p in model.named_parameters())
-
-    def _parameter(self, name: str, shape: tuple[int, ...]) -> Parameter:
-        for pattern, row in self._patterns:
-            if match := pattern.match(name):
-                layer = int(match[1]) if match.groups() else None
-                return Parameter(name, row.axes, row.use, row.role, layer, shape)
-        raise CheckpointError(
-            f"parameter {name!r} has no row in the axis table of family {self.model_type!r}; "
-            "use a plain classification checkpoint, or add the row in raffm_utils/families.py"
-        )
-
-
-H, F = Axis.HIDDEN, Axis.FFN
 
 _VIT_LAYER = "vit.layers.{layer}"
 VIT = Family(
     model_type="vit",
     auto_class="AutoModelForImageClassification",
     rows=(
-        Row("vit.embeddings.cls_token", (None, None, H)),
-        Row("vit.embeddings.position_embeddings", (None, None, H)),
+        Row("vit.embeddings.cls_token", (None, None, H), table=True),
+        Row("vit.embeddings.position_embeddings", (None, None, H), table=True),
         Row("vit.embeddings.patch_embeddings.projection.weight", (H, None, None, None), Use.PATCH),
         Row("vit.embeddings.patch_embeddings.projection.bias", (H,)),
         *_norm(f"{_VIT_LAYER}.layernorm_before"),
@@ -194,25 +78,53 @@ VIT = Family(
     ),
 )
 
-_BERT_LAYER = "bert.encoder.layer.{layer}"
 BERT = Family(
     model_type="bert",
     auto_class="AutoModelForSequenceClassification",
     rows=(
-        Row("bert.embeddings.word_embeddings.weight", (None, H)),
-        Row("bert.embeddings.position_embeddings.weight", (None, H)),
-        Row("bert.embeddings.token_type_embeddings.weight", (None, H)),
-        *_norm("bert.embeddings.LayerNorm"),
-        *_attention(f"{_BERT_LAYER}.attention", "self.query", "self.key", "self.value", "output.dense"),
-        *_norm(f"{_BERT_LAYER}.attention.output.LayerNorm"),
-        *_linear(f"{_BERT_LAYER}.intermediate.dense", F, H),
-        *_linear(f"{_BERT_LAYER}.output.dense", H, F),
-        *_norm(f"{_BERT_LAYER}.output.LayerNorm"),
+        *_bert_encoder("bert"),
         *_linear("bert.pooler.dense", H, H, Use.EXAMPLE),
         *_linear("classifier", None, H, Use.EXAMPLE),
     ),
-    attention_module=f"{_BERT_LAYER}.attention.self",
+    attention_module="bert.encoder.layer.{layer}.attention.self",
     head_size_name="attention_head_size",
 )
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (VIT, BERT)}
+ROBERTA = Family(
+    model_type="roberta",
+    auto_class="AutoModelForSequenceClassification",
+    rows=(
+        *_bert_encoder("roberta"),
+        *_linear("classifier.dense", H, H, Use.EXAMPLE),
+        *_linear("classifier.out_proj", None, H, Use.EXAMPLE),
+    ),
+    attention_module="roberta.encoder.layer.{layer}.attention.self",
+    head_size_name="attention_head_size",
+    counts_positions_from_padding=True,
+)
+
+_DISTILBERT_LAYER = "distilbert.transformer.layer.{layer}"
+DISTILBERT = Family(
+    model_type="distilbert",
+    auto_class="AutoModelForSequenceClassification",
+    rows=(
+        Row("distilbert.embeddings.word_embeddings.weight", (None, H), table=True),
+        Row("distilbert.embeddings.position_embeddings.weight", (None, H), table=True),
+        *_norm("distilbert.embeddings.LayerNorm"),
+        *_attention(f"{_DISTILBERT_LAYER}.attention", "q_lin", "k_lin", "v_lin", "out_lin"),
+        *_norm(f"{_DISTILBERT_LAYER}.sa_layer_norm"),
+        *_linear(f"{_DISTILBERT_LAYER}.ffn.lin1", F, H),
+        *_linear(f"{_DISTILBERT_LAYER}.ffn.lin2", H, F),
+        *_norm(f"{_DISTILBERT_LAYER}.output_layer_norm"),
+        *_linear("pre_classifier", H, H, Use.EXAMPLE),
+        *_linear("classifier", None, H, Use.EXAMPLE),
+    ),
+    attention_module=f"{_DISTILBERT_LAYER}.attention",
+    head_size_name="attention_head_size",
+    hidden_key="dim",
+    ffn_key="hidden_dim",
+    heads_key="n_heads",
+    layers_key="n_layers",
+)
+
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (VIT, BERT, ROBERTA, DISTILBERT)}

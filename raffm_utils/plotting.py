@@ -8,13 +8,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .errors import SweepError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
-AXIS_LABELS = {"parameters": "Model Parameters (Million)", "macs": "MACs of One Example (Million)"}
+AXIS_LABELS = {
+    "parameters": "Model Parameters (Million)",
+    "encoder_parameters": "Model Parameters without Embeddings (Million)",
+    "macs": "MACs of One Example (Million)",
+}
 
 
 class Measured(Protocol):
@@ -138,7 +144,10 @@ def new_axes(size: tuple[float, float]) -> "Axes":
 
 
 def _millions(point: Measured, metric: str) -> float:
-    return float(getattr(point, metric)) / 1e6
+    value = getattr(point, metric)
+    if value is None:
+        raise SweepError(f"a row without {metric} cannot be placed: draw another metric, or sweep again")
+    return float(value) / 1e6
 
 
 def _extent(rows: Sequence[Measured], whiskered: Sequence[Measured], metric: str) -> tuple[float, float, float, float]:

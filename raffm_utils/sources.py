@@ -38,6 +38,7 @@ class DatasetSpec:
     test_from: str = "test"  # the published split that plays `test`
     idx_folder: str | None = None  # where the Debian package `idx_package` puts idx files
     idx_package: str = ""
+    same_source: tuple[str, ...] = ()  # datasets whose test examples may be in this one's train split
 
 
 _IMAGE, _TEXT = ("image", "img"), ("sentence", "text")
@@ -83,8 +84,11 @@ DATASETS = {
         hub="stanfordnlp/sst2",
         validation_size=872,
         test_from="validation",
+        same_source=("movie_reviews",),
     ),
-    "movie_reviews": DatasetSpec(Tokens, _TEXT, "label", ("negative", "positive"), validation_size=872),
+    "movie_reviews": DatasetSpec(
+        Tokens, _TEXT, "label", ("negative", "positive"), validation_size=872, same_source=("sst2",)
+    ),
 }
 
 

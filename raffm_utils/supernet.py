@@ -63,7 +63,7 @@ class Supernet:
         """The image processor or tokenizer stored with the checkpoint."""
         if self.folder is None:
             raise CheckpointError("this supernet was not loaded from a folder, so it has no processor")
-        return checkpoints.load_processor(self.folder, self.family)
+        return checkpoints.load_processor(self.folder, self.family, self.model.config)
 
     @property
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ class SweepRow:
     """One submodel evaluated once: a line of a sweep file.
 
     `macs` are of one example of `tokens` tokens, None where no count was given; `seed` is what the
-    configurations were drawn with; `accuracy` to `loss` are as in `Evaluation`.
+    configurations were drawn with; `accuracy` to `loss` are as in `Evaluation`. `encoder_parameters`
+    (see `Cost`) are None in rows older than that field.
     """
 
     checkpoint: str
@@ -41,6 +42,7 @@ class SweepRow:
     device: str
     seconds: float
     libraries: str
+    encoder_parameters: int | None = None
 
     @classmethod
     def from_json(cls, line: bytes, where: str) -> "SweepRow":
@@ -48,7 +50,7 @@ class SweepRow:
         try:
             content = json.loads(line)
             attention, ffn = (tuple(map(int, content[key])) for key in ("attention", "ffn"))
-            values = {**content, "config": SubmodelConfig(int(content["hidden"]), attention, ffn)}
+            values = {**_DEFAULTS, **content, "config": SubmodelConfig(int(content["hidden"]), attention, ffn)}
             for item in fields(cls):
                 kind: Any = int | float if item.type is float else item.type
                 if not isinstance(values[item.name], kind):
@@ -67,6 +69,9 @@ class SweepRow:
         widths = content.pop("config")
         start = {key: content.pop(key) for key in ("checkpoint", "fingerprint")}
         return json.dumps({**start, **widths, **content}, allow_nan=False).encode() + b"\n"
+
+
+_DEFAULTS = {item.name: item.default for item in fields(SweepRow) if item.default is not MISSING}
 
 
 def read_sweep(path: str | Path) -> list[SweepRow]:

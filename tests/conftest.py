@@ -1,5 +1,6 @@
 """Small random supernets and splits that the tests share."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers.pre_tokenizers import ByteLevel
 
-from raffm_utils.families import BERT, VIT, Family
+from raffm_utils.families import FAMILIES
 from raffm_utils.space import SubmodelConfig
 from raffm_utils.space_file import CONTIGUOUS, PER_HEAD, ElasticSpec
 from raffm_utils.supernet import Supernet
@@ -26,7 +28,8 @@ SPACE = {
     "inter_hidden_space": [[64, 40, 7], [64, 63, 33, 32], [64]],
 }
 HEADS = 4
-FAMILY_NAMES = ("vit", "bert")
+FAMILY_NAMES = tuple(FAMILIES)
+TEXT_FAMILIES = tuple(kind for kind, family in FAMILIES.items() if not family.is_image)
 SLICINGS = (PER_HEAD, CONTIGUOUS)
 
 
@@ -35,12 +38,13 @@ def make_model(kind: str, *, seed: int = 0, **changes: Any) -> transformers.PreT
     common: dict[str, Any] = dict(
         hidden_size=48, intermediate_size=64, num_attention_heads=HEADS, num_hidden_layers=3, num_labels=5
     )
+    own: dict[str, Any] = dict(vocab_size=60, max_position_embeddings=24)
     if kind == "vit":
-        config: Any = transformers.ViTConfig(**(common | dict(image_size=16, patch_size=8) | changes))
-        model: Any = transformers.ViTForImageClassification(config)
-    else:
-        config = transformers.BertConfig(**(common | dict(vocab_size=60, max_position_embeddings=24) | changes))
-        model = transformers.BertForSequenceClassification(config)
+        own = dict(image_size=16, patch_size=8)
+    elif kind == "distilbert":  # the library knows the other three names as well
+        own |= dict(hidden_dim=common.pop("intermediate_size"))
+    config = transformers.AutoConfig.for_model(kind, **(common | own | changes))
+    model: Any = getattr(transformers, FAMILIES[kind].auto_class).from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -54,9 +58,8 @@ def make_supernet(
     kind: str = "vit", slicing: str = PER_HEAD, *, seed: int = 0, space: dict[str, Any] | None = None, **changes: Any
 ) -> Supernet:
     """A supernet around `make_model`, with different choices in every layer unless `space` says otherwise."""
-    family: Family = {"vit": VIT, "bert": BERT}[kind]
     content = {**(SPACE if space is None else space), "head_slicing": slicing}
-    return Supernet(make_model(kind, seed=seed, **changes), family, ElasticSpec.from_json(content, "test"))
+    return Supernet(make_model(kind, seed=seed, **changes), FAMILIES[kind], ElasticSpec.from_json(content, "test"))
 
 
 def make_inputs(kind: str, *, batch: int = 3, seed: int = 1, tokens: int = 9) -> dict[str, torch.Tensor]:
@@ -64,9 +67,34 @@ def make_inputs(kind: str, *, batch: int = 3, seed: int = 1, tokens: int = 9) ->
     generator = torch.Generator().manual_seed(seed)
     if kind == "vit":
         return {"pixel_values": torch.randn(batch, 3, 16, 16, generator=generator)}
-    ids = torch.randint(1, 60, (batch, tokens), generator=generator)
+    ids = torch.randint(2, 60, (batch, tokens), generator=generator)
     mask = (torch.arange(tokens) < tokens - 2 * (torch.arange(batch) % 4)[:, None]).long()
-    return {"input_ids": ids * mask, "attention_mask": mask}
+    pad = 1 if kind == "roberta" else 0  # RoBERTa numbers positions by where the padding is
+    return {"input_ids": torch.where(mask.bool(), ids, pad), "attention_mask": mask}
+
+
+WORDS = ("a", "good", "bad", "film", "very", ".")
+
+
+def make_tokenizer(kind: str, **changes: Any) -> Any:
+    """A tokenizer of the kind's own: whole words, and for RoBERTa bytes too, which know everything."""
+    if kind == "roberta":
+        merges = [(word[:end], word[end]) for word in WORDS for end in range(1, len(word))]
+        merges += [("Ġ", word) for word in WORDS]  # how a space is written
+        signs = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), *map("".join, merges), "<mask>"]
+        vocab = {sign: i for i, sign in enumerate(signs)}
+        return transformers.RobertaTokenizerFast(vocab=vocab, merges=merges, **changes)
+    vocab = {sign: i for i, sign in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    return transformers.BertTokenizerFast(vocab=vocab, **changes)
+
+
+def write_text_checkpoint(folder: Path, kind: str, **changes: Any) -> Path:
+    """A folder as the library's `save_pretrained` writes it, with a tokenizer and an elastic space."""
+    labels = dict(enumerate(("negative", "positive")))
+    make_model(kind, **(dict(vocab_size=300, num_labels=2, id2label=labels) | changes)).save_pretrained(folder)
+    make_tokenizer(kind).save_pretrained(folder)
+    (folder / "elastic_space.json").write_text(json.dumps({**SPACE, "head_slicing": PER_HEAD}))
+    return folder
 
 
 def some_configs(supernet: Supernet, count: int, seed: int = 0) -> list[SubmodelConfig]:
@@ -105,7 +133,7 @@ def make_split(kind: str = "vit", examples: int = 30, seed: int = 3, **changes: 
 
 @pytest.fixture(params=[(kind, slicing) for kind in FAMILY_NAMES for slicing in SLICINGS], ids="-".join)
 def kind_and_supernet(request: pytest.FixtureRequest) -> tuple[str, Supernet]:
-    """Both families with both ways to slice heads."""
+    """Every family with both ways to slice heads."""
     kind, slicing = request.param
     return kind, make_supernet(kind, slicing)
 

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import FAMILY_NAMES, GOLDEN, SPACE, make_inputs, make_supernet
+from conftest import (
+    FAMILY_NAMES,
+    GOLDEN,
+    SPACE,
+    TEXT_FAMILIES,
+    make_inputs,
+    make_supernet,
+    make_tokenizer,
+    write_text_checkpoint,
+)
 from safetensors.torch import load_file, save_file
 
 from raffm_utils import Supernet, checkpoints
@@ -415,6 +424,53 @@ def test_processor_and_class_names_come_back(tmp_path):
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
         _ = again.processor
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_text_folders_as_the_library_writes_them(kind, tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
+    library = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = supernet.processor(["a very good film .", "bad"], padding=True, return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        torch.testing.assert_close(supernet.model(**inputs).logits, library(**inputs).logits)
+    assert supernet.family.model_type == kind
+    # 24 positions, of which RoBERTa leaves those up to its padding's unused
+    assert supernet.processor.model_max_length == (22 if kind == "roberta" else 24)
+    assert make_tokenizer(kind).model_max_length > 10**9
+
+
+def test_a_tokenizer_that_knows_its_own_shorter_limit_keeps_it(tmp_path):
+    write_text_checkpoint(tmp_path, "bert")
+    make_tokenizer("bert", model_max_length=9).save_pretrained(tmp_path)
+    assert Supernet.from_pretrained(tmp_path).processor.model_max_length == 9
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+@pytest.mark.parametrize("left", ["nothing", "tokenizer_config.json"])
+def test_a_tokenizer_that_is_missing(kind, left, tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
+    (tmp_path / "tokenizer.json").unlink()
+    if left == "nothing":
+        (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError) as error:
+        _ = supernet.processor
+    _says(error, str(tmp_path), "knows no words", "tokenizer.json", "foundation model")
+
+
+def test_a_tokenizer_of_another_network(tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "bert", vocab_size=10))
+    with pytest.raises(CheckpointError) as error:
+        _ = supernet.processor
+    _says(error, "up to 10", "network 10", "foundation model")
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_position_numbers_in_older_text_folders_are_passed_over(kind, tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
+    numbers = {f"{kind}.embeddings.position_ids": torch.arange(24)[None]}
+    save_file(load_file(tmp_path / WEIGHTS) | numbers, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    assert Supernet.from_pretrained(tmp_path).fingerprint == supernet.fingerprint
 
 
 def test_reference_folders_with_old_names_are_read(tmp_path):

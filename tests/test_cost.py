@@ -7,10 +7,10 @@ import torch
 import transformers
 from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs
 
-from raffm_utils.budget import Budget
+from raffm_utils.budget import METRICS, Budget
 from raffm_utils.cost import CostModel, count_macs_fvcore
 from raffm_utils.errors import ElasticSpaceError
-from raffm_utils.families import VIT
+from raffm_utils.families import FAMILIES, VIT
 from raffm_utils.space import SubmodelConfig
 
 UNUSUAL = {
@@ -18,6 +18,8 @@ UNUSUAL = {
     "vit-oblong": ("vit", dict(image_size=[16, 32], patch_size=[8, 4])),
     "vit-no-bias": ("vit", dict(qkv_bias=False)),
     "bert-many-labels": ("bert", dict(num_labels=40, type_vocab_size=3)),
+    "roberta-one-type": ("roberta", dict(type_vocab_size=1)),
+    "distilbert-sinusoidal": ("distilbert", dict(sinusoidal_pos_embds=True)),
 }
 
 
@@ -35,6 +37,22 @@ def test_parameters_and_bytes_are_those_of_the_extracted_model(kind_and_supernet
         cost = supernet.cost(config)
         assert cost.parameters == sum(p.numel() for p in model.parameters())
         assert cost.weight_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+TABLES = ("cls_token", "word_embeddings", "position_embeddings", "token_type_embeddings")
+
+
+def test_encoder_parameters_leave_out_the_embeddings_but_not_their_norm(kind_and_supernet):
+    kind, supernet = kind_and_supernet
+    for config in some_configs(supernet, 6):
+        model = supernet.extract(config)
+        sizes = {name: p.numel() for name, p in model.named_parameters()}
+        left_out = [name for name in sizes if any(table in name for table in TABLES)]
+        assert len(left_out) == {"vit": 2, "distilbert": 2}.get(kind, 3)
+        looked_up = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding))
+        assert kind == "vit" or looked_up == sum(sizes[name] for name in left_out)
+        expected = sum(sizes.values()) - sum(sizes[name] for name in left_out)
+        assert supernet.cost(config).encoder_parameters == expected
 
 
 @pytest.mark.parametrize("kind", FAMILY_NAMES)
@@ -93,11 +111,35 @@ def test_vit_base_has_its_well_known_costs():
     assert cost.macs == pytest.approx(17.564e9, abs=0.001e9)
 
 
+# all parameters of the published networks with two labels, and those of their look-up tables
+PUBLISHED = {
+    "bert": (109_483_778, (30_522 + 512 + 2) * 768, {}),
+    "roberta": (124_647_170, (50_265 + 514 + 1) * 768, dict(vocab_size=50_265, max_position_embeddings=514)),
+    "distilbert": (66_955_010, (30_522 + 512) * 768, {}),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_text_networks_have_their_well_known_costs(kind):
+    total, tables, changes = PUBLISHED[kind]
+    family, changes = FAMILIES[kind], changes | (dict(type_vocab_size=1) if kind == "roberta" else {})
+    with torch.device("meta"):
+        config = transformers.AutoConfig.for_model(kind, **changes)
+        model = getattr(transformers, family.auto_class).from_config(config)
+    layers = 6 if kind == "distilbert" else 12
+    cost = CostModel(family.parameters(model)).cost(SubmodelConfig(768, (768,) * layers, (3072,) * layers), 128)
+    assert cost.parameters == sum(p.numel() for p in model.parameters()) == total
+    assert cost.encoder_parameters == total - tables
+    layer = 4 * 128 * 768**2 + 2 * 128**2 * 768 + 2 * 128 * 768 * 3072
+    assert cost.macs == layers * layer + 768**2 + 2 * 768
+    assert family.positions(config) == 512
+
+
 def test_costs_of_a_space_and_of_a_supernet_agree(kind_and_supernet):
     _, supernet = kind_and_supernet
     for config in some_configs(supernet, 6):
         cost = supernet.cost(config, 11)
-        for metric in ("parameters", "macs", "weight_bytes"):
+        for metric in METRICS:
             assert supernet.space.cost_of(config, metric, 11) == getattr(cost, metric)
     half = supernet.cost(supernet.full, 11).parameters // 2
     assert 0 < supernet.space.count(Budget(max_parameters=half)) < supernet.space.count()

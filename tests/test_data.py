@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import os
+import re
+import runpy
 import subprocess
 import sys
 import time
@@ -13,10 +15,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertTokenizerFast,
     DataCollatorWithPadding,
@@ -106,6 +110,28 @@ def test_embedded_test_split_is_whole() -> None:
     assert split.raw.features["label"].names == list(split.label_names)
     pixels = b"".join(np.asarray(image).tobytes() for image in split.raw["image"])
     assert hashlib.sha256(pixels).hexdigest() in (ROOT / "data" / "README.md").read_text()
+
+
+def test_embedded_sentences_are_labelled_by_their_rating_and_occur_once() -> None:
+    readme = (ROOT / "data" / "README.md").read_text()
+    parts = {name: load_split("movie_reviews", name) for name in ("train", "validation", "test")}
+    counts = {name: torch.bincount(part.labels).tolist() for name, part in parts.items()}
+    assert counts == {"train": [3900, 3813], "validation": [422, 435], "test": [753, 747]}
+    keys = [re.sub(r"\s", "", s.casefold()) for part in parts.values() for s in part.raw["sentence"]]
+    assert len(keys) == len(set(keys)) == 10_070
+    for name in ("train", "test"):
+        published = datasets.Dataset(pyarrow.parquet.read_table(sources.EMBEDDED / "movie_reviews" / f"{name}.parquet"))
+        assert published.features["label"].names == ["negative", "positive"]
+        assert all(abs(row["rating"]) >= 0.5 and row["label"] == (row["rating"] > 0) for row in published)
+        content = "".join(f"{row['label']}\t{row['sentence']}\n" for row in published)
+        assert hashlib.sha256(content.encode()).hexdigest() in readme
+
+
+def test_rules_that_make_the_movie_reviews() -> None:
+    make = runpy.run_path(str(ROOT / "data" / "make_movie_reviews.py"))
+    lines = ["1\t0.5\tGood  &amp; short", "2\t-0.5\t bad", "3\t0.49\tmeh", "4\t-0.49\tmeh", "5\t-2\tBAD", "6\t3\tfun"]
+    expected = [("Good & short", 1, 0.5), ("bad", 0, -0.5), ("fun", 1, 3.0)]
+    assert make["labelled"]("\n".join(lines)) == expected
 
 
 @needs_idx
@@ -203,9 +229,9 @@ def test_local_variants_of_place_and_column(local: Path) -> None:
     write_images(local, "cifar10-test", 12, classes=10, img="image", fine_label="label")
     assert load_split("cifar10", "test").labels.tolist() == [*range(10), 0, 1]
     rows = {"sentence": SENTENCES, "label": [1, 0, 1, 0, 0, 1]}
-    saved = datasets.DatasetDict(test=datasets.Dataset.from_dict(rows))
-    saved.save_to_disk(str(local / "movie_reviews"))
-    assert list(load_split("movie_reviews", "test").raw["sentence"]) == SENTENCES
+    saved = datasets.DatasetDict(validation=datasets.Dataset.from_dict(rows))
+    saved.save_to_disk(str(local / "sst2"))
+    assert list(load_split("sst2", "test").raw["sentence"]) == SENTENCES
 
 
 def test_fingerprint_tells_data_apart(local: Path) -> None:
@@ -227,9 +253,9 @@ def test_fingerprint_tells_data_apart(local: Path) -> None:
 
 
 def test_text_is_tokenised_and_padded_to_the_batch(local: Path) -> None:
-    write_sentences(local / "movie_reviews", "test")
+    write_sentences(local / "sst2", "validation")
     words = tokenizer(model_max_length=8)
-    split = load_split("movie_reviews", "test", processor=words)
+    split = load_split("sst2", "test", processor=words)
     batches = list(split.batches(2))
     widths = [inputs["input_ids"].shape[1] for inputs, _ in batches]
     assert widths == [4, 4, 8]  # sorted by length, the longest cut to model_max_length
@@ -248,14 +274,26 @@ def test_text_is_tokenised_and_padded_to_the_batch(local: Path) -> None:
     assert next(subset.batches(2))[1].tolist() == [1, 0]  # the short one first
 
 
+def test_a_sentence_without_tokens_is_named(local: Path) -> None:
+    write_sentences(local / "sst2", "validation")
+    bare = tokenizer()
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    assert len(load_split("sst2", "test", processor=bare)) == len(SENTENCES)
+    rows = {"text": ["good", " ", "bad"], "label": [1, 0, 0]}
+    datasets.Dataset.from_dict(rows).to_parquet(local / "sst2" / "validation.parquet")
+    assert next(load_split("sst2", "test", processor=tokenizer()).batches(3))[0]["input_ids"].shape == (3, 3)
+    with pytest.raises(DataError, match="sentence 1 has no tokens"):
+        load_split("sst2", "test", processor=bare)
+
+
 def test_tokenizer_state_does_not_change_the_fingerprint(local: Path) -> None:
-    write_sentences(local / "movie_reviews", "test")
+    write_sentences(local / "sst2", "validation")
     words = tokenizer()
-    first = load_split("movie_reviews", "test", processor=words).fingerprint
+    first = load_split("sst2", "test", processor=words).fingerprint
     words(["a film"], padding="max_length", max_length=30, truncation=True)
-    assert load_split("movie_reviews", "test", processor=words).fingerprint == first
-    assert load_split("movie_reviews", "test", processor=tokenizer(do_lower_case=False)).fingerprint != first
-    assert load_split("movie_reviews", "test", processor=tokenizer(model_max_length=5)).fingerprint != first
+    assert load_split("sst2", "test", processor=words).fingerprint == first
+    assert load_split("sst2", "test", processor=tokenizer(do_lower_case=False)).fingerprint != first
+    assert load_split("sst2", "test", processor=tokenizer(model_max_length=5)).fingerprint != first
 
 
 @needs_shared
@@ -442,12 +480,12 @@ def test_wrong_arguments(name: str, split: str, limit: int | None, message: str)
 
 
 def test_wrong_processor(local: Path) -> None:
-    write_sentences(local / "movie_reviews", "test")
+    write_sentences(local / "sst2", "validation")
     with pytest.raises(DataError, match="image processor, not a BertTokenizer"):
         load_split("fashion_mnist", "test", limit=2, processor=tokenizer())
     with pytest.raises(DataError, match="tokenizer, not a ViTImageProcessorPil"):
-        load_split("movie_reviews", "test", processor=image_processor())
-    plain = load_split("movie_reviews", "test")
+        load_split("sst2", "test", processor=image_processor())
+    plain = load_split("sst2", "test")
     assert plain.labels.tolist() == [1, 0, 1, 0, 0, 1]
     with pytest.raises(DataError, match="processor="):
         plain.batches(2)
@@ -456,32 +494,32 @@ def test_wrong_processor(local: Path) -> None:
 
 
 def test_wrong_files(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = local / "movie_reviews"
+    folder = local / "sst2"
     for labels, message in (
         ([-1, 0, 1, 0, 0, 1], "labels -1 to 1"),
         (["neg"] * 6, "labels of type"),
         ([None, 0, 1, 0, 0, 1], "without input or label"),
         ([2, 0, 1, 0, 0, 1], "labels 0 to 2"),
     ):
-        write_sentences(folder, "test", labels=labels)
+        write_sentences(folder, "validation", labels=labels)
         with pytest.raises(DataError, match=message):
-            load_split("movie_reviews", "test")
+            load_split("sst2", "test")
     names = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["positive", "negative"])}
     )
     swapped = datasets.Dataset.from_dict({"text": ["a"], "label": [0]}, features=names)
-    swapped.to_parquet(folder / "test.parquet")
+    swapped.to_parquet(folder / "validation.parquet")
     with pytest.raises(DataError, match="numbers its labels"):
-        load_split("movie_reviews", "test")
-    swapped.remove_columns("text").to_parquet(folder / "test.parquet")
+        load_split("sst2", "test")
+    swapped.remove_columns("text").to_parquet(folder / "validation.parquet")
     with pytest.raises(DataError, match="columns label; needed are label and one of sentence, text"):
-        load_split("movie_reviews", "test")
-    (folder / "test.parquet").write_bytes(b"PAR1 but not really")
-    with pytest.raises(DataError, match=r"test\.parquet cannot be read"):
-        load_split("movie_reviews", "test")
+        load_split("sst2", "test")
+    (folder / "validation.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match=r"validation\.parquet cannot be read"):
+        load_split("sst2", "test")
     monkeypatch.setenv("RAFFM_DATA", str(local / "nowhere"))
     with pytest.raises(DataError, match="nowhere is not a folder"):
-        load_split("movie_reviews", "test")
+        load_split("sst2", "test")
 
 
 def test_images_of_unequal_size_are_refused(local: Path) -> None:

@@ -212,7 +212,7 @@ def test_rows_hold_what_was_measured(tmp_path):
         for name in ("accuracy", "low", "high", "f1", "examples"):
             assert getattr(row, name) == getattr(measured, name)
         assert row.loss == pytest.approx(measured.loss)
-        assert (row.parameters, row.macs, row.weight_bytes) == (cost.parameters, cost.macs, cost.weight_bytes)
+        assert {metric: getattr(row, metric) for metric in METRICS} == vars(cost)
         assert (row.fingerprint, row.data_fingerprint) == (supernet.fingerprint, data.fingerprint)
         assert (row.checkpoint, row.dataset, row.split) == ("vit", "made_up", "test")
         assert (row.tokens, row.seed, row.device) == (5, 11, "cpu")
@@ -315,6 +315,38 @@ def test_results_of_another_kind_are_not_mixed_in(tmp_path, counted):
         _sweep(other_slicing, path, configs=some_configs(supernet, 3))
     assert path.read_bytes() == before
     assert not counted
+
+
+@pytest.mark.parametrize(("trained_on", "scored_on"), [("sst2", "movie_reviews"), ("movie_reviews", "sst2")])
+def test_a_checkpoint_is_not_scored_on_what_it_may_have_seen(tmp_path, trained_on, scored_on):
+    supernet = make_supernet("bert")
+    supernet.spec = replace(supernet.spec, provenance={"dataset": trained_on})
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(
+        DataError, match=rf"trained on {trained_on}.*same source as {scored_on}.*trained on {scored_on}"
+    ):
+        _sweep(supernet, path, data=make_split("bert", name=scored_on))
+    assert not path.exists()
+    assert len(_sweep(supernet, path, count=2, data=make_split("bert", name=trained_on))) == 2
+
+
+def test_rows_from_before_encoder_parameters_are_read_and_continued(tmp_path, counted):
+    committed = sorted((TESTS.parent / "figures" / "data").glob("vit-small-*.jsonl"))
+    assert all(row.parameters > 7_000_000 for path in committed for row in read_sweep(path))
+    supernet, path = make_supernet("vit"), tmp_path / "rows.jsonl"
+    rows = _sweep(supernet, path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        assert line.pop("encoder_parameters") < line["parameters"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    counted.clear()
+    again = _sweep(supernet, path)
+    assert len(counted) == len(rows) - 2
+    assert again[:2] == [replace(row, encoder_parameters=None) for row in rows[:2]] == read_sweep(path)[:2]
+    assert again[2].encoder_parameters == rows[2].encoder_parameters
+    path.write_text(json.dumps({**lines[0], "encoder_parameters": "many"}) + "\n")
+    with pytest.raises(SweepError, match="encoder_parameters='many'"):
+        read_sweep(path)
 
 
 def test_token_counts_are_not_mixed(tmp_path):

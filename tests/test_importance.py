@@ -9,23 +9,31 @@ from raffm_utils.families import Axis, Role
 from raffm_utils.importance import magnitude_scores
 
 WIDTH, FFN, LAYERS = 48, 64, 3
+_BERT_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "first": "intermediate.dense",
+    "second": "output.dense",
+}
+_PARTS = {
+    "vit.layers.{}.": {
+        **{part: f"attention.{part[0]}_proj" for part in ("query", "key", "value", "output")},
+        "first": "mlp.fc1",
+        "second": "mlp.fc2",
+    },
+    "bert.encoder.layer.{}.": _BERT_LAYER,
+    "roberta.encoder.layer.{}.": _BERT_LAYER,
+    "distilbert.transformer.layer.{}.": {
+        **{part: f"attention.{part[0]}_lin" for part in ("query", "key", "value")},
+        "output": "attention.out_lin",
+        "first": "ffn.lin1",
+        "second": "ffn.lin2",
+    },
+}
 NAMES = {
-    "vit": {
-        "query": "vit.layers.{}.attention.q_proj",
-        "key": "vit.layers.{}.attention.k_proj",
-        "value": "vit.layers.{}.attention.v_proj",
-        "output": "vit.layers.{}.attention.o_proj",
-        "first": "vit.layers.{}.mlp.fc1",
-        "second": "vit.layers.{}.mlp.fc2",
-    },
-    "bert": {
-        "query": "bert.encoder.layer.{}.attention.self.query",
-        "key": "bert.encoder.layer.{}.attention.self.key",
-        "value": "bert.encoder.layer.{}.attention.self.value",
-        "output": "bert.encoder.layer.{}.attention.output.dense",
-        "first": "bert.encoder.layer.{}.intermediate.dense",
-        "second": "bert.encoder.layer.{}.output.dense",
-    },
+    prefix.partition(".")[0]: {part: prefix + name for part, name in parts.items()} for prefix, parts in _PARTS.items()
 }
 
 

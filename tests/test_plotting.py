@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.container import ErrorbarContainer
 
+from raffm_utils.errors import SweepError
 from raffm_utils.pictures import plot_widths, width_bars, widths_svg
 from raffm_utils.plotting import approximately, plot_accuracy_vs_parameters, plot_intervals, save_figure
 from raffm_utils.space import SubmodelConfig
@@ -32,12 +33,20 @@ class Row:
         return 17 * self.parameters
 
     @property
+    def encoder_parameters(self) -> int | None:
+        return self.parameters // 2
+
+    @property
     def low(self) -> float:
         return self.accuracy - 0.02
 
     @property
     def high(self) -> float:
         return self.accuracy + 0.01
+
+
+class OldRow(Row):
+    encoder_parameters = None
 
 
 ROWS = [Row(8_000_000 + 250_000 * i, 0.85 + 0.001 * (i % 13)) for i in range(40)]
@@ -71,6 +80,14 @@ def test_published_style():
     assert ax.get_ylabel() == "Accuracy (%)"
     assert cells_of(ax).get_cmap().name == "Blues"
     assert [axes.get_ylabel() for axes in ax.figure.axes] == ["Accuracy (%)", "Submodels per cell"]
+
+
+def test_the_axis_says_when_embeddings_are_left_out():
+    ax = plot_accuracy_vs_parameters(ROWS, metric="encoder_parameters")
+    assert ax.get_xlabel() == "Model Parameters without Embeddings (Million)"
+    assert 3 < ax.get_xlim()[0] < 4 < 8.875 < ax.get_xlim()[1] < 10
+    with pytest.raises(SweepError, match=r"without encoder_parameters.*sweep again"):
+        plot_accuracy_vs_parameters([OldRow(8_000_000, 0.85)], metric="encoder_parameters")
 
 
 def test_every_row_is_in_a_cell():

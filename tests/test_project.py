@@ -20,6 +20,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 # Each module may import only from those before it; the two that stand for the whole package come last.
 LAYOUT = [
     "errors",
+    "axes",
     "families",
     "budget",
     "counting",
@@ -35,6 +36,7 @@ LAYOUT = [
     "data",
     "sweep_file",
     "evaluation",
+    "prediction",
     "principal",
     "foundations",
     "search",

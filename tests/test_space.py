@@ -62,7 +62,7 @@ def spaces(draw) -> ElasticSpace:
     choices = st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True).map(tuple)
     per_layer = st.lists(choices, min_size=layers, max_size=layers).map(tuple)
     row = st.tuples(st.integers(0, 500), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
-    costs = MadeUpCosts(draw(st.tuples(row, row, row)))
+    costs = MadeUpCosts(draw(st.tuples(*[row] * len(METRICS))))
     return ElasticSpace(draw(choices), draw(per_layer), draw(per_layer), costs)
 
 
@@ -111,7 +111,7 @@ def test_reach_smallest_and_largest(space):
 
 
 def _small_space() -> tuple[ElasticSpace, Budget]:
-    costs = MadeUpCosts(((10, 1, 3, 1), (0, 2, 1, 4), (0, 1, 1, 1)))
+    costs = MadeUpCosts(((10, 1, 3, 1), (0, 2, 1, 4), (0, 1, 1, 1), (5, 1, 3, 1)))
     space = ElasticSpace((6, 4), ((8, 4, 3), (8, 6)), ((9, 5), (9, 4, 2)), costs)
     return space, Budget(max_parameters=300, min_parameters=180, max_macs=400)
 

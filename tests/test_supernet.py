@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 import transformers
-from conftest import FAMILY_NAMES, HEADS, SLICINGS, make_inputs, make_supernet, some_configs
+from conftest import FAMILY_NAMES, HEADS, SLICINGS, TEXT_FAMILIES, make_inputs, make_supernet, some_configs
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -43,7 +43,7 @@ class Slow:
         self.hidden = list(range(config.hidden))
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.vit(**inputs) if self.supernet.family.model_type == "vit" else self.bert(**inputs)
+        return (self.vit if self.supernet.family.is_image else self.text)(**inputs)
 
     def linear(self, x, name, rows, columns):
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
@@ -81,23 +81,37 @@ class Slow:
             x = x + self.linear(torch.nn.functional.gelu(inner), f"{layer}.mlp.fc2", self.hidden, range(ffn))
         return self.linear(self.norm(x, "vit.layernorm")[:, 0], "classifier", None, self.hidden)
 
-    def bert(self, input_ids, attention_mask):
-        tables = {name: self.weights[f"bert.embeddings.{name}_embeddings.weight"][:, self.hidden] for name in TABLES}
-        x = tables["word"][input_ids] + tables["position"][: input_ids.shape[1]] + tables["token_type"][0]
-        x = self.norm(x, "bert.embeddings.LayerNorm")
+    def text(self, input_ids, attention_mask):
+        kind = self.supernet.family.model_type
+        names, embeddings = TEXT_NAMES[kind], f"{kind}.embeddings"
+        # RoBERTa's first position is number 2, behind the one of padding
+        positions = torch.arange(input_ids.shape[1]) + (2 if kind == "roberta" else 0)
+        x = self.weights[f"{embeddings}.word_embeddings.weight"][:, self.hidden][input_ids]
+        x = x + self.weights[f"{embeddings}.position_embeddings.weight"][:, self.hidden][positions]
+        if kind != "distilbert":
+            x = x + self.weights[f"{embeddings}.token_type_embeddings.weight"][:, self.hidden][0]
+        x = self.norm(x, f"{embeddings}.LayerNorm")
         for i, (width, ffn) in enumerate(zip(self.config.attention, self.config.ffn, strict=True)):
-            layer = f"bert.encoder.layer.{i}"
-            names = [f"{layer}.attention.{name}" for name in ("self.query", "self.key", "self.value", "output.dense")]
-            attended = self.attention(x, names, width, attention_mask)
-            x = self.norm(x + attended, f"{layer}.attention.output.LayerNorm")
-            inner = self.linear(x, f"{layer}.intermediate.dense", range(ffn), self.hidden)
-            outer = self.linear(torch.nn.functional.gelu(inner), f"{layer}.output.dense", self.hidden, range(ffn))
-            x = self.norm(x + outer, f"{layer}.output.LayerNorm")
-        pooled = self.linear(x[:, 0], "bert.pooler.dense", self.hidden, self.hidden).tanh()
-        return self.linear(pooled, "classifier", None, self.hidden)
+            *attention, first_norm, first, second, second_norm = (f"{names[0]}.{i}.{name}" for name in names[1:-2])
+            x = self.norm(x + self.attention(x, attention, width, attention_mask), first_norm)
+            inner = self.linear(x, first, range(ffn), self.hidden)
+            outer = self.linear(torch.nn.functional.gelu(inner), second, self.hidden, range(ffn))
+            x = self.norm(x + outer, second_norm)
+        pooled = self.linear(x[:, 0], names[-2], self.hidden, self.hidden)
+        pooled = pooled.relu() if kind == "distilbert" else pooled.tanh()
+        return self.linear(pooled, names[-1], None, self.hidden)
 
 
-TABLES = ("word", "position", "token_type")
+_BERT_LAYER = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+_BERT_LAYER += ("attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
+_DISTILBERT_LAYER = tuple(f"attention.{name}_lin" for name in ("q", "k", "v", "out"))
+_DISTILBERT_LAYER += ("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm")
+# where the layers are, the parts of one, the two layers of the head
+TEXT_NAMES = {
+    "bert": ("bert.encoder.layer", *_BERT_LAYER, "bert.pooler.dense", "classifier"),
+    "roberta": ("roberta.encoder.layer", *_BERT_LAYER, "classifier.dense", "classifier.out_proj"),
+    "distilbert": ("distilbert.transformer.layer", *_DISTILBERT_LAYER, "pre_classifier", "classifier"),
+}
 
 
 @pytest.mark.parametrize("copy", [False, True])
@@ -152,9 +166,11 @@ def test_shared_and_frozen_by_default(kind_and_supernet):
         copied = {name for name, _ in model.named_parameters()} - set(views)
         assert copied
         assert all("attention" in name for name in copied)
+    *_, last = supernet.model.parameters()
     with torch.no_grad():
-        supernet.model.classifier.bias[2] = 123.0
-    assert model.classifier.bias[2] == 123.0
+        last[2] = 123.0
+    *_, seen = model.parameters()
+    assert seen[2] == 123.0
     with pytest.raises(RuntimeError):
         _loss(supernet, model).backward()
 
@@ -206,6 +222,22 @@ SHAPES = {
         "bert.pooler.dense.weight": (25, 25),
         "classifier.bias": (5,),
     },
+    "roberta": {
+        "roberta.embeddings.position_embeddings.weight": (24, 25),
+        "roberta.encoder.layer.1.attention.self.key.weight": (24, 25),
+        "roberta.encoder.layer.0.output.dense.weight": (25, 7),
+        "classifier.dense.weight": (25, 25),
+        "classifier.out_proj.weight": (5, 25),
+    },
+    "distilbert": {
+        "distilbert.embeddings.position_embeddings.weight": (24, 25),
+        "distilbert.transformer.layer.1.attention.q_lin.weight": (24, 25),
+        "distilbert.transformer.layer.0.attention.out_lin.weight": (25, 20),
+        "distilbert.transformer.layer.0.ffn.lin1.bias": (7,),
+        "distilbert.transformer.layer.2.sa_layer_norm.weight": (25,),
+        "pre_classifier.weight": (25, 25),
+        "classifier.weight": (5, 25),
+    },
 }
 
 
@@ -238,7 +270,8 @@ def test_save_pretrained_writes_the_narrowed_weights(kind_and_supernet, tmp_path
     assert sum(t.double().abs().sum() for t in stored.values()) == pytest.approx(
         float(sum(t.double().abs().sum() for t in state.values()))
     )
-    assert torch.equal(stored["classifier.weight"], state["classifier.weight"])
+    names = [name for name in state if name.startswith("classifier")]  # the same in memory and on disk
+    assert all(torch.equal(stored[name], state[name]) for name in names)
     assert transformers.AutoConfig.from_pretrained(tmp_path).submodel["attention"] == [20, 24, 12]
 
 
@@ -382,6 +415,36 @@ def test_widths_between_the_choices_can_be_extracted(kind_and_supernet):
     torch.testing.assert_close(
         _logits(supernet.extract(config), inputs), Slow(supernet, config)(inputs).float(), **CLOSE
     )
+
+
+OTHER_SPACES = {
+    "not elastic": {},
+    "hidden only": {"residual_hidden_space": [48, 24, 1]},
+    "published": {"atten_out_space": [48, 24, 12], "inter_hidden_space": [64, 32], "residual_hidden_space": "None"},
+    "narrow": {"atten_out_space": [48, 4], "inter_hidden_space": [64, 1], "residual_hidden_space": [48, 3]},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SPACES)
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_other_elastic_spaces(kind, name):
+    supernet, inputs = make_supernet(kind, space=OTHER_SPACES[name]), make_inputs(kind)
+    for config in some_configs(supernet, 4):
+        model = supernet.extract(config)
+        torch.testing.assert_close(_logits(model, inputs), Slow(supernet, config)(inputs).float(), **CLOSE)
+        assert supernet.cost(config).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_padding_has_no_influence(kind):
+    supernet, inputs = make_supernet(kind), make_inputs(kind, batch=4)
+    assert not bool(inputs["attention_mask"].all())
+    for config in some_configs(supernet, 4):
+        model = supernet.extract(config)
+        together = _logits(model, inputs)
+        for row, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+            alone = {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
+            torch.testing.assert_close(_logits(model, alone)[0], together[row], **CLOSE)
 
 
 def test_a_supernet_that_was_never_on_disk():
