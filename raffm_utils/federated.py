@@ -88,8 +88,9 @@ def local_update(
     """
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    counts = torch.bincount(data.labels, minlength=len(data.label_names)) + 1.0  # one more of each: no share is 0
-    offset = (counts / counts.sum()).log() if recipe.calibrate_labels else torch.zeros(len(counts))
+    counts = torch.bincount(data.labels, minlength=len(data.label_names)).float()
+    # minus infinity for a label that the client lacks: nothing is learnt about it
+    offset = (counts / len(data)).log() if recipe.calibrate_labels else torch.zeros(len(counts))
     total, steps = 0.0, 0
     for _ in range(recipe.local_epochs):
         order = torch.randperm(len(data), generator=generator)

@@ -53,7 +53,7 @@ def foundation(name: str, label_names: tuple[str, ...], image_size: int | None =
             f"{folder} holds no foundation model that can be used ({type(error).__name__}: {error}): needed are "
             f"config.json of one of the families {known}, and model.safetensors"
         ) from error
-    return model, load_processor(folder, family)
+    return model, load_processor(folder, family, config)
 
 
 def _labels(names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:

@@ -1,12 +1,13 @@
 """What happens at the clients and at the server: who trains what, and how the results are put together."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_supernet
-from federated_helpers import EVEN_SPACE, RECIPE, learnable_split, make_even_supernet, one_thread  # noqa: F401
+from federated_helpers import EVEN_SPACE, LABELS, RECIPE, learnable_split, make_even_supernet, one_thread  # noqa: F401
 
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
@@ -82,6 +83,15 @@ def test_aggregate_leaves_what_no_client_covered():
     assert change["f"].tolist() == [[0, 0], [10, 0], [0, 0]]
     assert change["c"].tolist() == [[1, 0]]
     assert all(torch.equal(OLD[name], before[name]) for name in OLD), "the server's state must stay as it was"
+
+
+def test_aggregate_weighted_by_examples_equals_the_hand_computed_case():
+    narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
+    updates = [Update(WIDE, FROM_WIDE, 1, 0.0), Update(NARROW, narrow, 3, 0.0)]
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates, by_examples=True)
+    assert change["q"].tolist() == [[5, 2], [2, 2], [6.5, 2], [2, 4]]  # (1 * 2 + 3 * 6) / 4 in the first entry
+    assert coverage["q"].tolist() == [[4, 1], [1, 1], [4, 1], [1, 1]]
+    assert change["c"].tolist() == [[1.25, 2]]
 
 
 def test_aggregate_undoes_extraction(kind_and_supernet: tuple[str, Supernet]):
@@ -284,6 +294,32 @@ def test_one_takes_the_largest_there_is_room_for_and_one_the_smallest(fine: Supe
             assert plan[0][1] == fine.space.largest()
 
 
+@pytest.mark.parametrize("setting", ["xsmall", "small"])
+def test_the_full_participant_trains_the_whole_network_whatever_its_device(fine: Supernet, setting: str):
+    recipe = replace(PLAN, setting=setting, full_participant=True)
+    for number in range(3):
+        (_, first), *others = plan_round(fine, recipe, number)
+        assert first == fine.space.largest()
+        caps = device_caps(setting, 100)
+        most = fine.space.reach("parameters")[1]
+        assert all(fine.cost(config).parameters <= caps[client] * most for client, config in others)
+
+
+def test_a_text_network_can_be_sized_by_its_macs():
+    """Its look-up tables would count as parameters that no device has room for."""
+    supernet = make_supernet("bert", space=FINE_SPACE)
+    recipe = replace(PLAN, setting="small", sized_by="macs")
+    most = supernet.cost(supernet.full, 32).macs
+    caps = device_caps("small", 100)
+    for client, config in plan_round(supernet, recipe, 0)[:-1]:
+        assert supernet.cost(config, 32).macs <= caps[client] * most
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(TrainingError, match="sized_by='weight'"):
+        replace(PLAN, sized_by="weight")
+
+
 def test_the_others_spread_over_all_their_device_can_train(fine: Supernet):
     recipe = replace(PLAN, setting="xlarge")
     middle = [size for number in range(20) for size, _ in shares(fine, recipe, number)[1:-1]]
@@ -374,3 +410,25 @@ def test_local_warmup_starts_with_small_steps():
         _, _, update = train_locally(supernet, recipe, examples=16)
         moved = max(float((update.state[name] - start[name]).abs().max()) for name in start)
         assert moved == pytest.approx(expected * recipe.learning_rate, rel=0.02)
+
+
+class Shares(torch.nn.Module):
+    """Knows nothing of its input: all that it can learn is how often labels occur."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(len(LABELS)))
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.bias.expand(len(pixel_values), -1))
+
+
+def test_calibrated_labels_do_not_teach_the_skew():
+    data = learnable_split(400, 1)  # the labels in turn
+    skewed = data.subset([*range(2, 400, 5), *range(0, 100, 5)])  # 80 of label 2, 20 of label 0
+    for calibrate, expected in ((False, [0.2, 0.0, 0.8, 0.0, 0.0]), (True, [0.2] * 5)):  # 0.2: as at the start
+        model = Shares()
+        recipe = replace(RECIPE, calibrate_labels=calibrate, local_epochs=40, weight_decay=0.0)
+        local_update(model, SubmodelConfig(48, (48,), (64,)), skewed, recipe, 0.05, (0, 1, 2))
+        learnt = model.bias.detach().softmax(0)
+        assert torch.allclose(learnt, torch.tensor(expected), atol=0.06), learnt

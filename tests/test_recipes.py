@@ -25,7 +25,7 @@ from raffm_utils.participation import SYSTEM_SETTINGS, device_caps, plan_round
 from raffm_utils.principal import concentrate
 from raffm_utils.supernet import Supernet
 
-DINOV2_SMALL = (12, 6, 384, 1536)  # layers, heads, hidden width, FFN width
+SHAPES = {"dinov2-small": (12, 6, 384, 1536), "minilm-l6": (6, 12, 384, 1536)}  # layers, heads, hidden, FFN
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -35,9 +35,8 @@ def test_recipes_are_consistent(name: str):
     assert named.recipe.setting in SYSTEM_SETTINGS
     assert len(device_caps(named.recipe.setting, named.recipe.clients)) == named.recipe.clients
     assert 0 < named.recipe.participants <= named.recipe.clients
-    assert named.image_size % 14 == 0
-    assert named.foundation
-    space = recipes._spec(named, {}).space(*DINOV2_SMALL)  # raises when it does not fit
+    assert (named.image_size or 0) % 14 == 0
+    space = recipes._spec(named, {}).space(*SHAPES[named.foundation])  # raises when it does not fit
     largest = space.largest()
     assert (largest.hidden, largest.attention[0], largest.ffn[0]) == (384, 384, 1536), "the full network is one of them"
     assert space.count() > 1000
@@ -224,17 +223,22 @@ def test_the_first_plan_of_a_recipe_can_be_drawn():
     """On the real space, with the costs of a network of that shape."""
     import transformers
 
-    from raffm_utils.families import VIT
+    from raffm_utils.families import FAMILIES
 
     for named in recipes.RECIPES.values():
-        layers, heads, hidden, ffn = DINOV2_SMALL
-        config = transformers.ViTConfig(
+        layers, heads, hidden, ffn = SHAPES[named.foundation]
+        names = DATASETS[named.dataset].label_names
+        shape = dict(
             hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=ffn,
-            image_size=named.image_size, patch_size=14, num_labels=len(DATASETS[named.dataset].label_names),
+            num_labels=len(names),
         )  # fmt: skip
         with torch.device("meta"):
-            model = transformers.ViTForImageClassification(config)
-        supernet = Supernet(model, VIT, recipes._spec(named, {}))
+            if named.image_size:
+                config = transformers.ViTConfig(**shape, image_size=named.image_size, patch_size=14)
+                model = transformers.ViTForImageClassification(config)
+            else:
+                model = transformers.BertForSequenceClassification(transformers.BertConfig(**shape))
+        supernet = Supernet(model, FAMILIES[model.config.model_type], recipes._spec(named, {}))
         plan = plan_round(supernet, named.recipe, 0)
         assert len(plan) == named.recipe.participants
         assert plan[0][1] == supernet.space.largest()
