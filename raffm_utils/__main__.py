@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .supernet import Supernet
 
 RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
+TOKENS = 32  # the sentence length that MACs of text models are counted at
 PUBLISHED_FIGURE = {"vit-small-fashion-mnist-large-budget": "vit_performance_vs_params"}
 
 
@@ -63,9 +64,11 @@ def figures(submodels: int, examples: int, seed: int | None) -> None:
         space = supernet.space
         print(f"{name}: {space.count():,} submodels in the space")
         data = load_split(_dataset(supernet), "test", limit=examples, processor=supernet.processor)
-        configs = spread_over_size(space, submodels, np.random.default_rng(seed))
-        print(f"evaluating {submodels} of them, drawn with --seed {seed}, on {examples:,} test examples each")
-        live = sweep(supernet, configs, data, RUNS_FOLDER / f"live-{name}-{examples}-{seed}.jsonl", seed=seed)
+        metric = supernet.family.size_metric
+        configs = spread_over_size(space, submodels, np.random.default_rng(seed), metric, TOKENS)
+        print(f"evaluating {submodels} of them, drawn with --seed {seed}, on {len(data):,} test examples each")
+        path = RUNS_FOLDER / f"live-{name}-{examples}-{seed}.jsonl"
+        live = sweep(supernet, configs, data, path, tokens=TOKENS, seed=seed)
         path, fingerprint = FIGURES / "data" / f"{name}.jsonl", supernet.fingerprint
         rows = read_sweep(path)
         stored = [row for row in rows if row.fingerprint == fingerprint]
@@ -74,6 +77,8 @@ def figures(submodels: int, examples: int, seed: int | None) -> None:
         ends = {row.config: row for row in stored}
         ax = plot_accuracy_vs_parameters(
             stored,
+            title=f"{supernet.family.label} Scaled Model Performance",
+            metric=metric,
             live=live,
             full=ends.get(space.largest()),
             smallest=ends.get(space.smallest()),
@@ -95,8 +100,9 @@ def sweep_checkpoint(name: str, submodels: int, examples: int, seed: int = 0) ->
     supernet = Supernet.from_pretrained(name)
     space = supernet.space
     data = load_split(_dataset(supernet), "test", limit=examples, processor=supernet.processor)
-    configs = [space.largest(), space.smallest(), *spread_over_size(space, submodels, np.random.default_rng(seed))]
-    sweep(supernet, configs, data, FIGURES / "data" / f"{supernet.name}.jsonl", seed=seed)
+    spread = spread_over_size(space, submodels, np.random.default_rng(seed), supernet.family.size_metric, TOKENS)
+    path = FIGURES / "data" / f"{supernet.name}.jsonl"
+    sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=TOKENS, seed=seed)
 
 
 def _dataset(supernet: "Supernet") -> str:

@@ -95,6 +95,7 @@ class Family:
     """An architecture family: its axis table and the names its code and configuration use."""
 
     model_type: str
+    label: str  # as in titles of figures
     auto_class: str
     rows: tuple[Row, ...]
     attention_module: str  # path of the module that splits heads, with `{layer}`
@@ -111,6 +112,11 @@ class Family:
     def is_image(self) -> bool:
         """Whether the inputs are images rather than text."""
         return self.auto_class == "AutoModelForImageClassification"
+
+    @property
+    def size_metric(self) -> str:
+        """The size on the axis of the published figures: of text models without their look-up tables."""
+        return "parameters" if self.is_image else "encoder_parameters"
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], Row]]:

@@ -52,6 +52,7 @@ def _bert_encoder(prefix: str) -> tuple[Row, ...]:
 _VIT_LAYER = "vit.layers.{layer}"
 VIT = Family(
     model_type="vit",
+    label="ViT",
     auto_class="AutoModelForImageClassification",
     rows=(
         Row("vit.embeddings.cls_token", (None, None, H), table=True),
@@ -80,6 +81,7 @@ VIT = Family(
 
 BERT = Family(
     model_type="bert",
+    label="BERT",
     auto_class="AutoModelForSequenceClassification",
     rows=(
         *_bert_encoder("bert"),
@@ -92,6 +94,7 @@ BERT = Family(
 
 ROBERTA = Family(
     model_type="roberta",
+    label="RoBERTa",
     auto_class="AutoModelForSequenceClassification",
     rows=(
         *_bert_encoder("roberta"),
@@ -106,6 +109,7 @@ ROBERTA = Family(
 _DISTILBERT_LAYER = "distilbert.transformer.layer.{layer}"
 DISTILBERT = Family(
     model_type="distilbert",
+    label="DistilBERT",
     auto_class="AutoModelForSequenceClassification",
     rows=(
         Row("distilbert.embeddings.word_embeddings.weight", (None, H), table=True),
