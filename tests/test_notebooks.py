@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import re
 import statistics
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from conftest import write_text_checkpoint
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -107,6 +109,19 @@ def test_runs_without_errors(path: Path):
     execute(notebook)
     assert errors_in(notebook) == []
     assert fingerprint(ROOT / "figures") == figures, "executing the notebook changed files under figures/"
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", ["01_load_a_checkpoint", "02_sample_submodels"])
+def test_runs_for_a_text_checkpoint_by_its_parameters_alone(name: str, tmp_path: Path):
+    """A tiny untrained one of the same form; the third notebook needs a stored sweep."""
+    folder = write_text_checkpoint(tmp_path / "tiny", "bert")
+    space = json.loads((folder / "elastic_space.json").read_text())
+    (folder / "elastic_space.json").write_text(json.dumps({**space, "provenance": {"dataset": "movie_reviews"}}))
+    notebook = read(FOLDER / f"{name}.ipynb")
+    assert "CHECKPOINT" in override_parameters(notebook, {**FAST, "CHECKPOINT": str(folder), "START_SHARE": 0.9})
+    execute(notebook)
+    assert errors_in(notebook) == []
 
 
 @each_notebook
