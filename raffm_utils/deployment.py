@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,10 @@ def deploy(
     configs = near_the_limit(supernet, budget, candidates, rng or np.random.default_rng(0))
     choosing, measuring = _validation_halves(supernet, examples)
     with tqdm(total=len(configs) + 2 * len(formats), unit="step", disable=not progress) as bar:
+        finished = chain([0], repeat(1))  # what a step begins with is the end of the one before
 
         def step(what: str) -> None:
-            bar.update(bar.desc != "")
+            bar.update(next(finished))
             bar.set_description(what)
 
         config, chosen = _choose(supernet, configs, choosing, step)

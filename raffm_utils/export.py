@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from .errors import DeploymentError
 from .evaluation import evaluate
 from .model_card import card
-from .onnx_graph import GraphClassifier, example_inputs, halve_onnx, trace, write_onnx, write_pt2
+from .onnx_graph import GraphClassifier, example_inputs, halve_onnx, require, trace, write_onnx, write_pt2
 from .preprocessing import settings_of, write_predict
-from .quantization import quantize_dynamic, quantize_static
+from .quantization import check_calibration, quantize_dynamic, quantize_static
 from .staged_folder import staged
-from .submodel_folder import SUBMODEL_FILE, WEIGHTS_FILE, load_submodel, widths_of, write_weights
+from .submodel_folder import SUBMODEL_FILE, WEIGHTS_FILE, family_of, load_submodel, widths_of, write_weights
 
 if TYPE_CHECKING:
     from .data import Split
@@ -57,22 +57,25 @@ def export_submodel(
     Raises `DeploymentError`; the folder then does not exist.
     """
     folder, formats = Path(folder), check_formats(formats)
+    facts = _facts(model, formats, processor, calibration)
     parameters = sum(p.numel() for p in model.parameters())
     needed = sum(FORMATS[name][1] * parameters for name in formats) + 4 * parameters + OVERHEAD_BYTES
     on_step = on_step or (lambda what: None)
     with staged(folder, needed) as part:
-        writer = _Writer(model, part, processor, calibration)
+        writer = _Writer(model, part, processor, calibration, facts)
         for name in formats:
             on_step(f"write {name}")
             writer.write(name)
-        writer.source.unlink(missing_ok=True)
+        for left in part.glob(f"{writer.source.name}*"):
+            left.unlink()
         content: dict[str, Any] = {
             **dict(about or {}),
             "model_type": model.config.model_type,
+            "auto_class": family_of(model).auto_class,
             "stock": writer.stock,
             **vars(widths_of(model)),
             "parameters": parameters,
-            "labels": writer.labels,
+            "labels": labels_of(model),
             "versions": {name: version(name) for name in ("torch", "transformers")},
             "formats": {},
         }
@@ -94,17 +97,42 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
         raise DeploymentError(f"formats: {named}: known are {', '.join(FORMATS)}")
     if {"safetensors", "safetensors-float16"} <= asked:
         raise DeploymentError(f"safetensors and safetensors-float16 are both {WEIGHTS_FILE}: ask for one of them")
+    if any(name.startswith("onnx") for name in asked):
+        require("onnx", "onnxscript", "onnxruntime")
     return tuple(name for name in FORMATS if name in asked)
+
+
+def labels_of(model: PreTrainedModel) -> list[str]:
+    """The names of the classes, in order."""
+    names: dict[Any, str] = dict(model.config.id2label or {})
+    return [names[i] for i in sorted(names)]
+
+
+def _facts(
+    model: PreTrainedModel, formats: tuple[str, ...], processor: Any, calibration: "Split | None"
+) -> dict[str, str]:
+    """The metadata of graph files, all of it JSON; raises for whatever the formats lack, before any work."""
+    facts = {"labels": json.dumps(labels_of(model)), "submodel": json.dumps(vars(widths_of(model)))}
+    if any(name.startswith("onnx") for name in formats):
+        facts |= {} if processor is None else {"preprocessing": json.dumps(settings_of(processor))}
+    if "onnx-int8-static" in formats:
+        check_calibration(calibration)
+    return facts
 
 
 class _Writer:
     """Writes one file after the other; what several of them need is made once."""
 
-    def __init__(self, model: PreTrainedModel, folder: Path, processor: Any, calibration: "Split | None") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        folder: Path,
+        processor: Any,
+        calibration: "Split | None",
+        facts: Mapping[str, str],
+    ) -> None:
         self.model, self.folder, self.processor, self.calibration = model, folder, processor, calibration
-        self.inputs = tuple(example_inputs(model))
-        names: dict[Any, str] = dict(model.config.id2label or {})
-        self.labels = [names[i] for i in sorted(names)]
+        self.inputs, self.facts = tuple(example_inputs(model)), facts
         self.stock = False
         self.source = folder / "source.onnx.tmp"
         if processor is not None:
@@ -114,21 +142,13 @@ class _Writer:
     def program(self) -> torch.export.ExportedProgram:
         return trace(self.model)
 
-    @cached_property
-    def facts(self) -> dict[str, str]:
-        """The metadata of a graph file, all of it JSON."""
-        facts = {"labels": json.dumps(self.labels), "submodel": json.dumps(vars(widths_of(self.model)))}
-        if self.processor is not None:
-            facts["preprocessing"] = json.dumps(settings_of(self.processor))
-        return facts
-
     def write(self, name: str) -> None:
         path = self.folder / FORMATS[name][0]
         if path.name == WEIGHTS_FILE:
             dtype = torch.float16 if name == "safetensors-float16" else torch.float32
             self.stock = write_weights(self.model, self.folder, dtype)
         elif name == "pt2":
-            write_pt2(self.program, path, {"labels.json": json.dumps(self.labels)})
+            write_pt2(self.program, path, self.facts)
         else:
             self._write_onnx(name, path)
 

@@ -55,13 +55,9 @@ def _formats(formats: Mapping[str, Any]) -> str:
 def _use(content: Mapping[str, Any]) -> str:
     formats, lines = content["formats"], ["## Use", ""]
     if any(name.startswith("safetensors") for name in formats):
-        call = "AutoModel...from_pretrained(folder)" if content["stock"] else "raffm_utils.load_submodel(folder)"
-        why = (
-            "an ordinary Hugging Face folder"
-            if content["stock"]
-            else "its layers differ, which `transformers` cannot say"
-        )
-        lines.append(f"- safetensors: `{call}` ({why})")
+        stock = f"`{content['auto_class']}.from_pretrained(folder)` (an ordinary Hugging Face folder)"
+        ours = "`raffm_utils.load_submodel(folder)` (`transformers` alone cannot say these widths)"
+        lines.append(f"- safetensors: {stock if content['stock'] else ours}")
     if graphs := [found["file"] for name, found in formats.items() if name.startswith("onnx")]:
         lines.append(f"- ONNX: `python predict.py {graphs[0]} ...` needs onnxruntime, numpy, and pillow or tokenizers")
     if "pt2" in formats:

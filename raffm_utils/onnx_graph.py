@@ -113,8 +113,10 @@ def save_onnx(proto: Any, path: Path, facts: Mapping[str, str]) -> None:
     for item in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
         del item.metadata_props[:]  # where in the source each operator comes from: a megabyte of it
     onnx.helper.set_model_props(proto, dict(facts))
-    large = proto.ByteSize() >= SINGLE_FILE_BYTES
-    onnx.save(proto, path, save_as_external_data=large, location=f"{path.name}.data" if large else None)
+    beside = path.with_name(f"{path.name}.data")
+    beside.unlink(missing_ok=True)  # it would be appended to
+    large = sum(len(weight.raw_data) for weight in proto.graph.initializer) >= SINGLE_FILE_BYTES
+    onnx.save(proto, path, save_as_external_data=large, location=beside.name if large else None)
 
 
 def halve_onnx(source: Path, path: Path, facts: Mapping[str, str]) -> None:

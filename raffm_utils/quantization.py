@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .data import Split
 
 CALIBRATION_EXAMPLES = 256
-QUANTIZED = ("MatMul", "Gemm", "Gather")  # where nearly all weights are; the patch convolution stays in float
+QUANTIZED = ("MatMul", "Gather")  # layers and embeddings, nearly all weights; patch convolution and head stay in float
 
 
 def quantize_dynamic(source: Path, path: Path, facts: Mapping[str, str]) -> None:
@@ -31,12 +31,7 @@ def quantize_static(source: Path, path: Path, facts: Mapping[str, str], calibrat
     require("onnxruntime")
     from onnxruntime import quantization
 
-    if calibration is None or calibration.split == "test":
-        given = "none" if calibration is None else f"{calibration.name}/{calibration.split}"
-        raise DeploymentError(
-            f"calibration examples: {given}: static int8 takes the ranges of activations from examples: give "
-            "calibration=load_split(..., 'train', limit=256, processor=...), never from 'test'"
-        )
+    calibration = check_calibration(calibration)
     first = calibration.subset(range(min(len(calibration), CALIBRATION_EXAMPLES)))
 
     class Reader(quantization.CalibrationDataReader):
@@ -60,6 +55,17 @@ def quantize_static(source: Path, path: Path, facts: Mapping[str, str], calibrat
             **_weights(),
         )
     _finish(path, facts)
+
+
+def check_calibration(calibration: "Split | None") -> "Split":
+    """The calibration examples; raises `DeploymentError` when there are none, or they are of `test`."""
+    if calibration is None or calibration.split == "test":
+        given = "none" if calibration is None else f"{calibration.name}/{calibration.split}"
+        raise DeploymentError(
+            f"calibration examples: {given}: static int8 takes the ranges of activations from examples: give "
+            "calibration=load_split(..., 'train', limit=256, processor=...), never from 'test'"
+        )
+    return calibration
 
 
 def _weights() -> dict[str, Any]:

@@ -151,8 +151,8 @@ def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
         model_class = getattr(transformers, family.auto_class)._model_mapping[type(config)]
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave no trace in the generator
             around = Supernet(model_class(config), family, ElasticSpec.from_json({}, str(folder)))
+        return around.extract(widths, copy=True).float()
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         path = folder / checkpoints.CONFIG_FILE
         raise CheckpointError(f"{path}: no network can be built ({reason}): export it again") from error
-    return around.extract(widths, copy=True).float()
