@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     deploy_parser.add_argument("--tokens", type=int, help="sequence length that MACs of a text model are counted at")
     deploy_parser.add_argument("--out", required=True, type=Path, help="the folder to write: new, or empty")
     deploy_parser.add_argument("--formats", nargs="+", help="by default safetensors onnx onnx-int8-dynamic")
-    deploy_parser.add_argument("--examples", type=int, default=1000, help="validation examples (1000)")
+    deploy_parser.add_argument("--examples", type=int, default=1000, help="validation examples (1000; 0: none)")
     options = parser.parse_args(arguments)
     try:
         if options.command == "figures":
@@ -149,9 +149,11 @@ def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | N
     content = deployment.deploy(checkpoint, budget, folder, formats=formats, examples=examples)
     print(f"wrote {folder}: {content['parameters']:,} parameters")
     for found in content["formats"].values():
-        result = found["evaluation"]
-        accuracy = f"{result['accuracy']:.1%} ({result['low']:.1%} to {result['high']:.1%})"
-        print(f"  {found['file']:24} {found['bytes'] / 1e6:8.2f} MB  {accuracy} of {result['examples']:,} validation")
+        line = f"  {found['file']:24} {found['bytes'] / 1e6:8.2f} MB"
+        if result := found.get("evaluation"):
+            interval = f"{result['low']:.1%} to {result['high']:.1%}"
+            line += f"  {result['accuracy']:.1%} ({interval}) of {result['examples']:,} validation examples"
+        print(line)
 
 
 if __name__ == "__main__":

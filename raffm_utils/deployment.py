@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .budget import Budget
-from .errors import CheckpointError, DeploymentError
+from .errors import CheckpointError, DataError, DeploymentError
 from .evaluation import evaluate
 from .export import check_formats, export_submodel
 from .space import SubmodelConfig
@@ -40,18 +40,21 @@ def deploy(
 
     Of `candidates` drawn near the limits of the budget, the one with the best accuracy on the first half of
     `examples` validation examples is taken. Every exported file is measured on the second half, which had no
-    part in the choice. Raises `InfeasibleBudget` or `DeploymentError`, before any work where that can be known.
+    part in the choice. With `examples=0` no data is needed: the first one drawn is taken, and files are compared on
+    made-up inputs only. Raises `InfeasibleBudget` or `DeploymentError`, before any work where that can be known.
     """
     from tqdm.auto import tqdm
 
     folder, formats = Path(folder), check_formats(formats)
     check_target(folder)
-    if candidates < 1 or examples < 2:
-        raise DeploymentError(f"candidates={candidates}, examples={examples}: give at least 1 and 2")
+    if candidates < 1 or examples < 0 or examples == 1:
+        raise DeploymentError(
+            f"candidates={candidates}, examples={examples}: give at least 1 candidate, and 2 examples or more; or none"
+        )
     supernet = checkpoint if isinstance(checkpoint, Supernet) else Supernet.from_pretrained(checkpoint)
-    configs = near_the_limit(supernet, budget, candidates, rng or np.random.default_rng(0))
+    configs = near_the_limit(supernet, budget, candidates if examples else 1, rng or np.random.default_rng(0))
     choosing, measuring = _validation_halves(supernet, examples)
-    with tqdm(total=len(configs) + 2 * len(formats), unit="step", disable=not progress) as bar:
+    with tqdm(total=len(configs) * bool(examples) + 2 * len(formats), unit="step", disable=not progress) as bar:
         finished = chain([0], repeat(1))  # what a step begins with is the end of the one before
 
         def step(what: str) -> None:
@@ -105,23 +108,30 @@ def _fits(supernet: Supernet, config: SubmodelConfig, budget: Budget) -> bool:
     return True
 
 
-def _validation_halves(supernet: Supernet, examples: int) -> "tuple[Split, Split]":
+def _validation_halves(supernet: Supernet, examples: int) -> "tuple[Split, Split] | tuple[None, None]":
     from . import data
 
+    if not examples:
+        return None, None
     if not isinstance(name := supernet.spec.provenance.get("dataset"), str):
         raise CheckpointError(
             f"{supernet.name}: elastic_space.json does not say what data it was trained on: add "
-            '"provenance": {"dataset": ...}, or use export_submodel(...), which needs no data'
+            '"provenance": {"dataset": ...}, or choose without data, by examples=0'
         )
-    split = data.load_split(name, "validation", limit=examples, processor=supernet.processor)
+    try:
+        split = data.load_split(name, "validation", limit=examples, processor=supernet.processor)
+    except DataError as error:
+        raise DataError(f"{error}; or choose without data, by examples=0") from error
     middle = len(split) // 2
     return split.subset(range(middle)), split.subset(range(middle, len(split)))
 
 
 def _choose(
-    supernet: Supernet, configs: list[SubmodelConfig], data: "Split", step: Callable[[str], None]
+    supernet: Supernet, configs: list[SubmodelConfig], data: "Split | None", step: Callable[[str], None]
 ) -> tuple[SubmodelConfig, str]:
     """The best on these examples, and the choice in words."""
+    if data is None:
+        return configs[0], "The first one drawn near the limit; no data was looked at; budget:"
     results = []
     for number, config in enumerate(configs, start=1):
         step(f"candidate {number} of {len(configs)}")

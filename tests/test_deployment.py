@@ -12,7 +12,7 @@ from federated_helpers import LABELS, learnable_split, make_even_supernet, make_
 from raffm_utils import Budget, InfeasibleBudget, Supernet, checkpoints, data, deploy, evaluate, load_submodel
 from raffm_utils import __main__ as commands
 from raffm_utils.deployment import NEAR, near_the_limit
-from raffm_utils.errors import CheckpointError, DeploymentError
+from raffm_utils.errors import CheckpointError, DataError, DeploymentError
 from raffm_utils.submodel_folder import widths_of
 
 
@@ -101,6 +101,25 @@ def test_faults_are_found_before_the_work(tiny, monkeypatch):
     assert not tiny.out.exists()
 
 
+def test_without_data_nothing_is_chosen(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(data, "load_split", lambda *_, **__: pytest.fail("data was read"))
+    content = deploy(tiny.supernet, share(tiny.supernet, 0.8), tiny.out, formats=["safetensors"], examples=0)
+    assert "evaluation" not in content["formats"]["safetensors"]
+    assert content["formats"]["safetensors"]["compared_on"] == "made-up inputs"
+    assert "no data was looked at" in content["chosen"]
+    assert "not measured" in (tiny.out / "README.md").read_text()
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_missing_data_says_how_to_go_without(tiny, monkeypatch):
+    def missing(*_, **__):
+        raise DataError("no made_up here")
+
+    monkeypatch.setattr(data, "load_split", missing)
+    with pytest.raises(DataError, match="no made_up here; or choose without data, by examples=0"):
+        deploy(tiny.supernet, Budget(), tiny.out, formats=["safetensors"])
+
+
 def test_one_progress_bar(tiny, capsys):
     deploy(tiny.supernet, Budget(), tiny.out, formats=["safetensors"], candidates=2, examples=20)
     shown = capsys.readouterr().err
@@ -117,7 +136,7 @@ def test_the_command(tiny, capsys, limit, factor):
     printed = capsys.readouterr().out
     assert f"wrote {tiny.out}: " in printed
     assert "model.safetensors" in printed
-    assert "of 20 validation" in printed
+    assert "of 20 validation examples" in printed
     assert sum(p.numel() for p in load_submodel(tiny.out).parameters()) <= most
     assert commands.main(arguments) == 1
     assert "DeploymentError: " in capsys.readouterr().err
