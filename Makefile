@@ -109,7 +109,7 @@ $(CORE): pyproject.toml | $(PY)
 
 $(TEST): pyproject.toml $(CORE)
 	@echo "==> what the tests need (up to a minute)"
-	@$(call busy,$(PIP) -e '.[test]')
+	@$(call busy,$(PIP) -e '.[test,deploy]')
 	@touch $@
 
 # The two packages carry foundation models; what they depend on besides is not needed to read them.

@@ -10,10 +10,13 @@ from .supernet import Supernet
 
 if TYPE_CHECKING:
     from .data import load_split
+    from .deployment import deploy
     from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
+    from .export import export_submodel
     from .pictures import plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
+    from .submodel_folder import load_submodel
     from .widgets import BudgetExplorer
 
 __all__ = [
@@ -26,8 +29,11 @@ __all__ = [
     "RaffmError",
     "SubmodelConfig",
     "Supernet",
+    "deploy",
     "evaluate",
+    "export_submodel",
     "load_split",
+    "load_submodel",
     "plot_accuracy_vs_parameters",
     "plot_widths",
     "predict",
@@ -40,10 +46,13 @@ __all__ = [
 # what draws, shows or reads data is imported when it is first asked for
 _LATER = {
     "data": ("load_split",),
+    "deployment": ("deploy",),
     "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
+    "export": ("export_submodel",),
     "pictures": ("plot_widths",),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
+    "submodel_folder": ("load_submodel",),
     "widgets": ("BudgetExplorer",),
 }
 

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: `python -m raffm_utils figures | sweep | train`."""
+"""The commands behind the Makefile: `python -m raffm_utils figures | sweep | train | deploy`."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .budget import METRICS, Budget
 from .checkpoints import BUNDLED_FOLDER, bundled
 from .errors import CheckpointError, RaffmError
 
@@ -32,21 +33,41 @@ def main(arguments: list[str] | None = None) -> int:
     sweep_parser.add_argument("--examples", type=int, default=2000, help="test examples for each (2000)")
     train_parser = commands.add_parser("train", help="train a named checkpoint, resumably; without a name, list them")
     train_parser.add_argument("name", nargs="?")
+    deploy_parser = commands.add_parser("deploy", help="pick a submodel inside a budget, export and verify it")
+    deploy_parser.add_argument("--checkpoint", required=True, help="a bundled checkpoint, a folder, or a hub id")
+    for metric in METRICS:
+        option = f"--max-{metric.replace('_', '-')}"
+        deploy_parser.add_argument(option, type=_amount, metavar="N", help="a limit, such as 12M or 1.5G")
+    deploy_parser.add_argument("--tokens", type=int, help="sequence length that MACs of a text model are counted at")
+    deploy_parser.add_argument("--out", required=True, type=Path, help="the folder to write: new, or empty")
+    deploy_parser.add_argument("--formats", nargs="+", help="by default safetensors onnx onnx-int8-dynamic")
+    deploy_parser.add_argument("--examples", type=int, default=1000, help="validation examples (1000; 0: none)")
     options = parser.parse_args(arguments)
     try:
         if options.command == "figures":
             figures(options.submodels, options.examples, options.seed)
         elif options.command == "sweep":
             sweep_checkpoint(options.name, options.submodels, options.examples)
+        elif options.command == "deploy":
+            limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in METRICS}
+            budget = Budget(**limits, tokens=options.tokens)
+            deploy(options.checkpoint, budget, options.out, options.formats, options.examples)
         else:
             train(options.name)
     except RaffmError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here (figures: with the same --seed)", file=sys.stderr)
+        goes_on = "nothing was written" if options.command == "deploy" else "the same command goes on from here"
+        print(f"stopped; {goes_on} (figures: with the same --seed)", file=sys.stderr)
         return 130
     return 0
+
+
+def _amount(text: str) -> float:
+    """A number that may end in K, M or G."""
+    factors = {"K": 1e3, "M": 1e6, "G": 1e9}
+    return float(text.rstrip("KMGkmg")) * factors.get(text[-1:].upper(), 1)
 
 
 def figures(submodels: int, examples: int, seed: int | None) -> None:
@@ -124,6 +145,21 @@ def train(name: str | None) -> None:
         print("\n".join(f"  {known}" for known in recipes.RECIPES))
         return
     print(f"wrote {recipes.train(name)}")
+
+
+def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | None, examples: int) -> None:
+    """One call from a budget to a verified folder."""
+    from . import deployment
+
+    formats = formats or list(deployment.DEPLOYED_FORMATS)
+    content = deployment.deploy(checkpoint, budget, folder, formats=formats, examples=examples)
+    print(f"wrote {folder}: {content['parameters']:,} parameters")
+    for found in content["formats"].values():
+        line = f"  {found['file']:24} {found['bytes'] / 1e6:8.2f} MB"
+        if result := found.get("evaluation"):
+            interval = f"{result['low']:.1%} to {result['high']:.1%}"
+            line += f"  {result['accuracy']:.1%} ({interval}) of {result['examples']:,} validation examples"
+        print(line)
 
 
 if __name__ == "__main__":

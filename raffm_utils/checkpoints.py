@@ -58,7 +58,7 @@ def load_spec(folder: Path) -> ElasticSpec:
     """The elastic space of a folder: its `elastic_space.json`, or `elastic_config` in its `config.json`."""
     if (path := folder / SPACE_FILE).is_file():
         return ElasticSpec.from_file(path)
-    content = _read_config(folder).get("elastic_config")
+    content = read_config(folder).get("elastic_config")
     if content is None:
         raise CheckpointError(
             f"{folder}: neither {SPACE_FILE} nor 'elastic_config' in {CONFIG_FILE}: this is no scalable checkpoint; "
@@ -69,16 +69,15 @@ def load_spec(folder: Path) -> ElasticSpec:
 
 def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
     """The full network of a checkpoint folder, in float32, and its family; nothing in the folder is run."""
-    content = _read_config(folder)
+    content = read_config(folder)
     family = FAMILIES.get(str(content.get("model_type")))
     if family is None:
         raise CheckpointError(
             f"{folder / CONFIG_FILE}: model_type={content.get('model_type')!r}: known are {', '.join(FAMILIES)}; "
             "add an axis table to raffm_utils/families.py for another"
         )
-    path = _weights_path(folder)
-    tensors = _read_weights(path)
-    _check_finite(tensors, path)
+    path = weights_path(folder)
+    tensors = read_weights(path)
     for key in ("auto_map", "dtype", "torch_dtype"):
         content.pop(key, None)
     # mismatches are let through here, so that the report names them, and refused below
@@ -119,7 +118,8 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder; raises `CheckpointError` when there is none or it is no object."""
     path = folder / CONFIG_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -132,14 +132,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _weights_path(folder: Path) -> Path:
+def weights_path(folder: Path) -> Path:
+    """The weight file of a folder, safetensors first."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder}: no weights: expected {' or '.join(WEIGHT_FILES)}; fetch them into the folder")
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file, all of them finite; nothing in the file is run."""
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else _read_bin(path)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -147,6 +149,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: unreadable, perhaps truncated ({reason}): fetch the file again") from error
     if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()):
         raise CheckpointError(f"{path}: expected names and tensors only: save the model's state_dict() instead")
+    _check_finite(tensors, path)
     return tensors
 
 

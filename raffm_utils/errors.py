@@ -27,3 +27,7 @@ class SweepError(RaffmError):
 
 class TrainingError(RaffmError):
     """A federated run cannot be started, continued, or fed by a client."""
+
+
+class DeploymentError(RaffmError):
+    """A submodel cannot be exported, or what was exported does not compute what it should."""

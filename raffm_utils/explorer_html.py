@@ -82,11 +82,22 @@ def cost_html(state: ExplorerState) -> str:
 
 
 def result_html(state: ExplorerState) -> str:
-    """The accuracy of the shown submodel, or why there is none."""
+    """The accuracy of the shown submodel, or why there is none; and where it was exported to."""
     if state.failure:
         return f'<div class="raffm-problem" role="alert">{escape(state.failure)}</div>'
     if not state.count:
         return "Widen a limit to draw and evaluate."
+    return _accuracy_html(state) + _export_html(state)
+
+
+def _export_html(state: ExplorerState) -> str:
+    if state.exported is None:
+        return ""
+    path = escape(state.exported.as_posix())
+    return f'<div role="status">Exported to <code>{path}</code>: load_submodel reads it back.</div>'
+
+
+def _accuracy_html(state: ExplorerState) -> str:
     if (item := state.evaluated) is None:
         return "This submodel has not been evaluated yet." if state.data is not None else ""
     assert state.data is not None

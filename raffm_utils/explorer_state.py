@@ -1,15 +1,19 @@
 """What the budget explorer knows and does, without any widget."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .budget import Budget
 from .cost import Cost
+from .deployment import about
 from .errors import RaffmError
 from .evaluation import Evaluation, evaluate
+from .export import export_submodel
 from .space import SubmodelConfig
 from .supernet import Supernet
 
@@ -60,7 +64,8 @@ class ExplorerState:
         count: the exact number of submodels inside it; 0 when nothing fits.
         config: the drawn submodel; the last one that fitted when nothing does now.
         problem: why no submodel fits; empty when one does.
-        failure: why the last evaluation gave nothing; empty when it did.
+        failure: why the last evaluation or export gave nothing; empty when it did.
+        exported: the folder of the shown submodel, when it was exported.
         history: the evaluated submodels, oldest first.
     """
 
@@ -72,9 +77,12 @@ class ExplorerState:
         budget: Budget | None = None,
         rng: np.random.Generator | None = None,
         tokens: int | None = None,
+        exports: str | Path = "exports",
     ) -> None:
         self.supernet = supernet
         self.data = data
+        self.exports = Path(exports)
+        self.exported: Path | None = None
         self.seed = int((rng or np.random.default_rng(0)).integers(2**63))
         self.draws = 0
         self.budget = replace(budget or Budget(), **({} if tokens is None else {"tokens": tokens}))
@@ -142,8 +150,22 @@ class ExplorerState:
         self.history.append(Evaluated(config, self.cost_of(config), measured))
         return self.history[-1]
 
+    def export(self) -> Path | None:
+        """Write the shown submodel as a folder of its own; None, with `failure` set, when that cannot be done."""
+        self.failure, config = "", self.config
+        name = f"{self.supernet.name}-{self.cost.parameters}-{hashlib.sha256(repr(config).encode()).hexdigest()[:6]}"
+        facts = about(self.supernet, config, self.budget.tokens)
+        try:
+            model, processor = self.supernet.extract(config), self.supernet.folder and self.supernet.processor
+            export_submodel(model, self.exports / name, ("safetensors",), processor=processor, about=facts)
+        except Exception as error:  # shown in place, as above
+            self.failure = f"the export failed: {error or type(error).__name__}"
+            return None
+        self.exported = self.exports / name
+        return self.exported
+
     def _update(self, budget: Budget) -> None:
-        self.budget, self.failure = budget, ""
+        self.budget, self.failure, self.exported = budget, "", None
         self.count = self.supernet.space.count(budget)
         try:
             rng = np.random.default_rng([self.seed, self.draws])

@@ -1,6 +1,7 @@
 """The budget explorer: sliders and buttons around an `ExplorerState`, which holds all the logic."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -33,7 +34,8 @@ class BudgetExplorer(ipywidgets.VBox):
     """Limit parameters and MACs by sliders; see how many submodels fit, draw one, evaluate it.
 
     Without `data` (a `Split`) everything but the evaluation works. `budget` is what the sliders start from;
-    `tokens` is the sequence length that the MACs of a text model are counted at.
+    `tokens` is the sequence length that the MACs of a text model are counted at; what is exported goes into
+    the folder `exports`.
     """
 
     def __init__(
@@ -44,13 +46,15 @@ class BudgetExplorer(ipywidgets.VBox):
         budget: Budget | None = None,
         rng: np.random.Generator | None = None,
         tokens: int | None = None,
+        exports: str | Path = "exports",
     ) -> None:
-        self.state = ExplorerState(supernet, data, budget=budget, rng=rng, tokens=tokens)
+        self.state = ExplorerState(supernet, data, budget=budget, rng=rng, tokens=tokens, exports=exports)
         self.sliders = {metric: _slider(self.state, metric) for metric in LIMITED}
         self.shares = {metric: ipywidgets.HTML() for metric in LIMITED}
         self.view = ipywidgets.HTML()
         self.draw_button = ipywidgets.Button(description="Draw another", icon="refresh")
         self.evaluate_button = ipywidgets.Button(description="Evaluate", icon="play", button_style="primary")
+        self.export_button = ipywidgets.Button(description="Export", icon="download")
         self.progress = ipywidgets.IntProgress(layout={"width": "150px", "display": "none"})
         self.result = ipywidgets.HTML()
         self.past = ipywidgets.HTML()
@@ -59,8 +63,9 @@ class BudgetExplorer(ipywidgets.VBox):
             slider.observe(lambda change, metric=metric: self._limit(metric, change["new"]), names="value")
         self.draw_button.on_click(lambda _: self._draw())
         self.evaluate_button.on_click(lambda _: self._evaluate())
+        self.export_button.on_click(lambda _: self._export())
         rows = [_row(self.sliders[metric], self.shares[metric]) for metric in LIMITED]
-        actions = _row(self.draw_button, self.evaluate_button, self.progress)
+        actions = _row(*self._buttons(), self.progress)
         super().__init__([ipywidgets.HTML(STYLE), *rows, self.view, actions, self.result, self.past])
         self.add_class("raffm-explorer")
         self._show()
@@ -79,13 +84,26 @@ class BudgetExplorer(ipywidgets.VBox):
         self._show()
 
     def _evaluate(self) -> None:
-        self.draw_button.disabled = self.evaluate_button.disabled = True
+        self._allow(False)
         self.progress.value, self.progress.layout.display = 0, ""
         self.result.value = "evaluating …"
         self.state.evaluate(self._advance)
         self.progress.layout.display = "none"
         self.past.value = past_html(self.state)
         self._show()
+
+    def _export(self) -> None:
+        self._allow(False)
+        self.result.value = "exporting …"
+        self.state.export()
+        self._show()
+
+    def _buttons(self) -> tuple[Any, ...]:
+        return self.draw_button, self.evaluate_button, self.export_button
+
+    def _allow(self, allowed: bool) -> None:
+        for button in self._buttons():
+            button.disabled = not allowed
 
     def _advance(self, done: int, total: int) -> None:
         self.progress.max, self.progress.value = total, done
@@ -96,7 +114,7 @@ class BudgetExplorer(ipywidgets.VBox):
             label.value = share_html(state, metric)
         picture = widths_svg(state.config, state.full, faded=not state.count)
         self.view.value = count_html(state) + picture + cost_html(state)
-        self.draw_button.disabled = self.evaluate_button.disabled = not state.count
+        self._allow(bool(state.count))
         self.result.value = result_html(state)
 
 

@@ -106,10 +106,15 @@ def wait_for_server(url: str, token: str, process: subprocess.Popen[bytes], log:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def notebook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the copy of the notebook runs."""
+    return tmp_path_factory.mktemp("lab") / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def lab(notebook_folder: Path) -> Iterator[str]:
     """The address of a JupyterLab of our own, opened on a copy of the notebook."""
-    folder = tmp_path_factory.mktemp("lab")
-    notebook = prepare_notebook(folder / "notebooks")
+    folder, notebook = notebook_folder.parent, prepare_notebook(notebook_folder)
     for name, content in SETTINGS.items():
         path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -295,6 +300,16 @@ def test_evaluate_shows_accuracy_with_interval(page, screenshots):
     assert "95% interval" in text
     assert f"{EXAMPLES} examples" in text
     shoot(page, screenshots, "4_evaluated")
+
+
+def test_export_writes_a_folder(page, screenshots, notebook_folder):
+    page.get_by_role("button", name="Export").click()
+    page.get_by_text("Exported to").wait_for()
+    shown = page.locator(".raffm-explorer code").inner_text()
+    assert {"README.md", "config.json", "model.safetensors", "submodel.json"} <= {
+        path.name for path in (notebook_folder / shown).iterdir()
+    }
+    shoot(page, screenshots, "5_exported")
 
 
 def test_sliders_still_work_after_an_evaluation(page):

@@ -24,6 +24,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FAST: dict[str, Any] = {
     "EVALUATION_EXAMPLES": 64,
     "LIVE_SUBMODELS": 2,
+    "CANDIDATES": 2,
+    "VALIDATION_EXAMPLES": 64,
 }
 CELL_TIMEOUT_S = 900
 MAX_CELL_LINES = 20

@@ -40,6 +40,15 @@ LAYOUT = [
     "principal",
     "foundations",
     "search",
+    "submodel_folder",
+    "onnx_graph",
+    "predict_image",
+    "predict_text",
+    "preprocessing",
+    "quantization",
+    "staged_folder",
+    "model_card",
+    "export",
     "deployment",
     "federated",
     "participation",
@@ -131,7 +140,7 @@ def test_pre_commit_uses_the_linter_that_make_lint_uses(pyproject):
 
 def test_imported_packages_are_declared(pyproject):
     extras = pyproject["project"]["optional-dependencies"]
-    declared = {*requirements(pyproject["project"]["dependencies"]), *requirements(extras["train"])}
+    declared = {*requirements(pyproject["project"]["dependencies"]), *requirements(extras["train"] + extras["deploy"])}
     importable = {IMPORT_NAMES.get(name, name).lower() for name in declared}
     for module in MODULES:
         _, others = imported_modules(PACKAGE / f"{module}.py")

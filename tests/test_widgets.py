@@ -9,10 +9,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 import raffm_utils
-from raffm_utils import Budget, BudgetExplorer, RaffmError, Supernet
+from raffm_utils import Budget, BudgetExplorer, RaffmError, Supernet, load_submodel
 from raffm_utils.explorer_state import ExplorerState
 from raffm_utils.families import FAMILIES
 from raffm_utils.space_file import ElasticSpec
+from raffm_utils.submodel_folder import widths_of
 
 CLASSES = 3
 SHAPE = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=CLASSES)
@@ -217,6 +218,32 @@ def test_evaluation_that_fails_is_explained_and_forgotten_by_the_next_step(super
     assert state.failure == ""
 
 
+def test_export_writes_the_shown_submodel_once(supernet, tmp_path):
+    state = ExplorerState(supernet, Images(), exports=tmp_path)
+    folder = state.export()
+    assert folder == state.exported
+    assert folder.parent == tmp_path
+    assert str(state.cost.parameters) in folder.name
+    again = load_submodel(folder)
+    assert widths_of(again) == state.config
+    assert again.config.num_labels == CLASSES
+    assert state.export() is None
+    assert "is not empty" in state.failure
+    first = state.config
+    state.draw()
+    assert state.config != first
+    assert state.exported is None
+    assert state.export() not in (None, folder)
+
+
+def test_export_that_fails_is_explained(supernet, tmp_path):
+    (tmp_path / "file").write_text("")
+    state = ExplorerState(supernet, Images(), exports=tmp_path / "file")
+    assert state.export() is None
+    assert "cannot be written" in state.failure
+    assert state.exported is None
+
+
 def test_text_model_needs_a_token_count(text_supernet):
     with pytest.raises(RaffmError, match="tokens"):
         ExplorerState(text_supernet)
@@ -283,6 +310,7 @@ def test_left_end_explains_in_place_and_greys_the_picture(explorer, metric):
     assert "opacity:0.3" in explorer.view.value
     assert explorer.draw_button.disabled
     assert explorer.evaluate_button.disabled
+    assert explorer.export_button.disabled
     slider.value = slider.max
     assert not problem_shown(explorer)
     assert "opacity:1" in explorer.view.value
@@ -329,6 +357,19 @@ def test_evaluate_button_shows_accuracy_interval_and_history(explorer):
     assert "not been evaluated" in explorer.result.value
     explorer.evaluate_button.click()
     assert explorer.past.value.count("<tr>") == 3
+
+
+def test_export_button_says_where_the_folder_is(supernet, tmp_path):
+    explorer = BudgetExplorer(supernet, Images(), exports=tmp_path)
+    explorer.export_button.click()
+    (folder,) = tmp_path.iterdir()
+    assert f"<code>{folder.as_posix()}</code>" in explorer.result.value
+    assert widths_of(load_submodel(folder)) == explorer.config
+    assert not explorer.export_button.disabled
+    explorer.export_button.click()
+    assert "is not empty" in explorer.result.value
+    explorer.draw_button.click()
+    assert "Exported" not in explorer.result.value
 
 
 def test_failure_is_shown_in_place_and_escaped(supernet):

@@ -1,0 +1,131 @@
+"""What a deployed submodel takes on disk and in time, and how well it classifies, in four formats.
+
+Full network, half of its parameters, smallest; each as float32, float16 storage, int8 dynamic, int8 static, all run
+by onnxruntime. Accuracy is of the whole test split; static int8 is calibrated on training examples. Nothing is chosen:
+"half" is the first submodel drawn just under half of the parameters. Also the time of one `deploy`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from raffm_utils import Budget, Supernet, deploy, evaluate, export_submodel, load_split
+from raffm_utils.deployment import near_the_limit
+from raffm_utils.export import FORMATS
+from raffm_utils.onnx_graph import GraphClassifier
+from raffm_utils.quantization import CALIBRATION_EXAMPLES
+
+CHECKPOINT = "vit-small-fashion-mnist-large-budget"
+MEASURED = ("onnx", "onnx-float16", "onnx-int8-dynamic", "onnx-int8-static")
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def sessions(folder: Path) -> dict[str, Any]:
+    """One onnxruntime session of one thread for each format."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # waiting threads of one session would slow the others down
+    return {
+        name: onnxruntime.InferenceSession(folder / FORMATS[name][0], options, providers=["CPUExecutionProvider"])
+        for name in MEASURED
+    }
+
+
+def latencies_ms(folder: Path, image: dict[str, np.ndarray], repeats: int) -> dict[str, float]:
+    """Median milliseconds of one example on one thread; the formats take turns, so that all see the same machine."""
+    running, times = sessions(folder), {name: [] for name in MEASURED}
+    for repeat in range(-5, repeats):
+        for name, session in running.items():
+            start = time.perf_counter()
+            session.run(None, image)
+            if repeat >= 0:  # the first few warm up
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(supernet: Supernet, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """One row for each submodel and format."""
+    half = Budget(max_parameters=supernet.cost(supernet.full).parameters // 2)
+    (halved,) = near_the_limit(supernet, half, 1, np.random.default_rng(0))
+    data, calibration = (
+        load_split("fashion_mnist", split, limit=limit, processor=supernet.processor)
+        for split, limit in (("test", arguments.examples), ("train", CALIBRATION_EXAMPLES))
+    )
+    inputs, _ = next(data.batches(1))
+    image, rows = {name: tensor.numpy() for name, tensor in inputs.items()}, []
+    for size, config in {"full": supernet.full, "half": halved, "smallest": supernet.space.smallest()}.items():
+        model = supernet.extract(config)
+        written = export_submodel(
+            model, folder / size, MEASURED, processor=supernet.processor, calibration=calibration
+        )["formats"]
+        latency = latencies_ms(folder / size, image, arguments.repeats)
+        for name in MEASURED:
+            classifier: Any = GraphClassifier(folder / size / FORMATS[name][0], model.config, tuple(image))
+            result = evaluate(classifier, data)
+            rows.append(
+                {
+                    "submodel": size,
+                    "parameters": supernet.cost(config).parameters,
+                    "format": name,
+                    "bytes": written[name]["bytes"],
+                    "latency_ms": round(latency[name], 2),
+                    **{key: getattr(result, key) for key in ("accuracy", "low", "high", "examples")},
+                    "split": data.split,
+                }
+            )
+            print(row_text(rows[-1]), flush=True)
+    return rows
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """A line of the table."""
+    return (
+        f"| {row['submodel']} | {row['parameters'] / 1e6:.2f} M | {row['format']} | {row['bytes'] / 1e6:.2f} MB "
+        f"| {row['latency_ms']:.1f} ms | {row['accuracy']:.2%} | {row['low']:.2%} to {row['high']:.2%} |"
+    )
+
+
+def processor_name() -> str:
+    """The processor, as Linux names it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    """Measure, print a table, and write `deployment.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=10000, help="test examples (10000, all)")
+    parser.add_argument("--repeats", type=int, default=200, help="timed runs of one example in each format (200)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    arguments = parser.parse_args()
+    supernet, load_before = Supernet.from_pretrained(CHECKPOINT), os.getloadavg()[0]
+    print("| submodel | parameters | format | file | latency | accuracy | 95 % interval |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = measure(supernet, arguments, Path(temporary))
+        start = time.perf_counter()
+        deploy(CHECKPOINT, Budget(max_parameters=12e6), Path(temporary, "deployed"), progress=False)
+        seconds = time.perf_counter() - start
+    print(f"deploy within 12 M parameters, defaults: {seconds:.0f} s from budget to verified folder")
+    machine = {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "load_average_before": round(load_before, 1),
+        **{name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
+    }
+    content = {"checkpoint": CHECKPOINT, "deploy_12M_seconds": round(seconds), "machine": machine, "rows": rows}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
