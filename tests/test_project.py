@@ -114,7 +114,7 @@ def test_conda_environment_equals_pyproject(pyproject):
     expected = {CONDA_NAMES.get(name, name): bounds for name, bounds in expected.items()}
     expected["python"] = SpecifierSet(pyproject["project"]["requires-python"])
     assert conda == expected
-    assert environment["dependencies"][-1] == {"pip": ["-e ."]}
+    assert environment["dependencies"][-1] == {"pip": ["-e .[deploy]"]}
     assert "conda-forge" in environment["channels"]
 
 
