@@ -27,62 +27,66 @@ from raffm_utils.quantization import CALIBRATION_EXAMPLES
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 MEASURED = ("onnx", "onnx-float16", "onnx-int8-dynamic", "onnx-int8-static")
+WARM_UP = 5
 RESULTS = Path(__file__).with_suffix(".json")
 
 
-def sessions(folder: Path) -> dict[str, Any]:
-    """One onnxruntime session of one thread for each format."""
+def latencies_ms(folders: dict[str, Path], image: dict[str, np.ndarray], repeats: int) -> dict[tuple[str, str], float]:
+    """Median milliseconds of one example on one thread, for every submodel and format."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # waiting threads of one session would slow the others down
-    return {
-        name: onnxruntime.InferenceSession(folder / FORMATS[name][0], options, providers=["CPUExecutionProvider"])
+    sessions = {
+        (size, name): onnxruntime.InferenceSession(
+            folder / FORMATS[name][0], options, providers=["CPUExecutionProvider"]
+        )
+        for size, folder in folders.items()
         for name in MEASURED
     }
-
-
-def latencies_ms(folder: Path, image: dict[str, np.ndarray], repeats: int) -> dict[str, float]:
-    """Median milliseconds of one example on one thread; the formats take turns, so that all see the same machine."""
-    running, times = sessions(folder), {name: [] for name in MEASURED}
-    for repeat in range(-5, repeats):
-        for name, session in running.items():
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in sessions}
+    for repeat in range(-WARM_UP, repeats):
+        for key, session in sessions.items():  # all take turns, so that all see the same machine
             start = time.perf_counter()
             session.run(None, image)
-            if repeat >= 0:  # the first few warm up
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+            if repeat >= 0:
+                times[key].append(1000 * (time.perf_counter() - start))
+    return {key: statistics.median(values) for key, values in times.items()}
 
 
 def measure(supernet: Supernet, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """One row for each submodel and format."""
     half = Budget(max_parameters=supernet.cost(supernet.full).parameters // 2)
     (halved,) = near_the_limit(supernet, half, 1, np.random.default_rng(0))
+    configs = {"full": supernet.full, "half": halved, "smallest": supernet.space.smallest()}
     data, calibration = (
         load_split("fashion_mnist", split, limit=limit, processor=supernet.processor)
         for split, limit in (("test", arguments.examples), ("train", CALIBRATION_EXAMPLES))
     )
+    written = {
+        size: export_submodel(
+            supernet.extract(config), folder / size, MEASURED, processor=supernet.processor, calibration=calibration
+        )
+        for size, config in configs.items()
+    }
     inputs, _ = next(data.batches(1))
-    image, rows = {name: tensor.numpy() for name, tensor in inputs.items()}, []
-    for size, config in {"full": supernet.full, "half": halved, "smallest": supernet.space.smallest()}.items():
-        model = supernet.extract(config)
-        written = export_submodel(
-            model, folder / size, MEASURED, processor=supernet.processor, calibration=calibration
-        )["formats"]
-        latency = latencies_ms(folder / size, image, arguments.repeats)
-        for name in MEASURED:
-            classifier: Any = GraphClassifier(folder / size / FORMATS[name][0], model.config, tuple(image))
-            result = evaluate(classifier, data)
-            rows.append(
-                {
-                    "submodel": size,
-                    "parameters": supernet.cost(config).parameters,
-                    "format": name,
-                    "bytes": written[name]["bytes"],
-                    "latency_ms": round(latency[name], 2),
-                    **{key: getattr(result, key) for key in ("accuracy", "low", "high", "examples")},
-                    "split": data.split,
-                }
-            )
-            print(row_text(rows[-1]), flush=True)
+    image = {name: tensor.numpy() for name, tensor in inputs.items()}
+    latency = latencies_ms({size: folder / size for size in configs}, image, arguments.repeats)
+    rows = []
+    for (size, name), milliseconds in latency.items():
+        found = written[size]["formats"][name]
+        classifier: Any = GraphClassifier(folder / size / found["file"], supernet.model.config, tuple(image))
+        result = evaluate(classifier, data)
+        rows.append(
+            {
+                "submodel": size,
+                "parameters": written[size]["parameters"],
+                "format": name,
+                "bytes": found["bytes"],
+                "latency_ms": round(milliseconds, 2),
+                **{key: getattr(result, key) for key in ("accuracy", "low", "high", "examples")},
+                "split": data.split,
+            }
+        )
+        print(row_text(rows[-1]), flush=True)
     return rows
 
 

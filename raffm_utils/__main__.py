@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        goes_on = "nothing was written" if options.command == "deploy" else "the same command goes on from here"
-        print(f"stopped; {goes_on} (figures: with the same --seed)", file=sys.stderr)
+        goes_on = "the same command goes on from here (figures: with the same --seed)"
+        print(f"stopped; {'nothing was written' if options.command == 'deploy' else goes_on}", file=sys.stderr)
         return 130
     return 0
 

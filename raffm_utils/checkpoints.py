@@ -85,7 +85,7 @@ def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
     try:
         config = transformers.AutoConfig.for_model(**content)
         model_class = getattr(transformers, family.auto_class)._model_mapping[type(config)]
-        with _quiet():
+        with quiet():
             model, report = model_class.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -104,8 +104,8 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading prints a report that we raise as an error instead."""
+def quiet() -> Iterator[None]:
+    """Loading prints a report that we raise as an error instead; saving shows a bar for a single file."""
     level, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

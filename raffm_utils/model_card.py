@@ -25,8 +25,8 @@ def _what(content: Mapping[str, Any]) -> str:
     macs = f", {content['macs']:,} MACs for one example" if content.get("macs") else ""
     return "\n".join(
         [
-            f"A submodel{origin}{fingerprint}: {content['parameters']:,} parameters{macs}. It was cut out, not trained",
-            "further.",
+            f"A submodel{origin}{fingerprint}: {content['parameters']:,} parameters{macs}.",
+            "It was cut out and not trained further.",
             "",
             f"- hidden width {content['hidden']}",
             f"- attention widths {', '.join(map(str, content['attention']))}",

@@ -74,8 +74,10 @@ def trace(model: PreTrainedModel) -> torch.export.ExportedProgram:
 
 def write_pt2(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
     """For `torch.export.load(path).module()`, which takes the inputs by position."""
+    content = io.BytesIO()  # not the file: on a full disk its writer would end the whole process
     with _quiet():
-        torch.export.save(program, path, extra_files=dict(facts))
+        torch.export.save(program, content, extra_files=dict(facts))
+    path.write_bytes(content.getbuffer())
 
 
 def write_onnx(

@@ -33,9 +33,7 @@ def staged(folder: Path, needed_bytes: int) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
+    except (OSError, SafetensorError) as error:
         raise DeploymentError(
             f"{folder} cannot be written ({error}): make room, or give a folder that can be written; nothing was left "
             "behind"

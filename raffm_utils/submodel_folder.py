@@ -81,7 +81,8 @@ def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> b
             raise DeploymentError(f"{name} does not fit {dtype}: export it in float32, with format 'safetensors'")
     if (config := stock_config(model)) is not None:
         own.config.__dict__.update(vars(config))
-        own.save_pretrained(folder)
+        with checkpoints.quiet():
+            own.save_pretrained(folder)
     else:
         _write_narrowed(own, folder, dtype)
     # safetensors makes its files readable by their owner only
