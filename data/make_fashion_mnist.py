@@ -1,6 +1,6 @@
-"""Make `fashion_mnist/test.parquet` from the idx files of Zalando's Fashion-MNIST.
+"""Make `fashion_mnist/{test,train-validation}.parquet` from the idx files of Zalando's Fashion-MNIST.
 
-    python data/make_fashion_mnist.py [folder with the two t10k-*-ubyte.gz files]
+    python data/make_fashion_mnist.py [folder with the four *-ubyte.gz files]
 
 The default folder is where the Debian package dataset-fashion-mnist puts them. The checksums printed are
 those in README.md; that of the pixels does not depend on the versions of the PNG and parquet writers.
@@ -17,14 +17,17 @@ import numpy as np
 import pyarrow.parquet
 from PIL import Image
 
-from raffm_utils.sources import DATASETS, read_idx
+from raffm_utils.data import split_indices
+from raffm_utils.sources import DATASETS, VALIDATION_FILE, read_idx
 
 # Of what is inside the gzip files, because the Debian package compresses them anew.
 SOURCES = {
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-TARGET = Path(__file__).resolve().parent / "fashion_mnist" / "test.parquet"
+FOLDER = Path(__file__).resolve().parent / "fashion_mnist"
 
 
 def sha256(data: bytes) -> str:
@@ -42,8 +45,14 @@ def main(folder: Path) -> None:
         found = sha256(gzip.decompress((folder / name).read_bytes()))
         if found != expected:
             sys.exit(f"{folder / name} holds data of SHA-256 {found}, not {expected}: it is not the published file")
-    source = read_idx(folder, "test")
-    images = list(source["image"])
+    write(read_idx(folder, "test"), "test")
+    train, spec = read_idx(folder, "train"), DATASETS["fashion_mnist"]
+    write(train.select(split_indices(len(train), spec.validation_size)["validation"]), VALIDATION_FILE)
+
+
+def write(source: datasets.Dataset, name: str) -> None:
+    """One parquet file, and what there is to know of it."""
+    images, target = list(source["image"]), FOLDER / f"{name}.parquet"
     features = datasets.Features(
         {
             "image": datasets.Image(),
@@ -51,15 +60,15 @@ def main(folder: Path) -> None:
         }
     )
     rows = {"image": [png(image) for image in images], "label": list(source["label"])}
-    TARGET.parent.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     table = datasets.Dataset.from_dict(rows, features=features).data.table
     table = table.replace_schema_metadata(features.arrow_schema.metadata)
     # Statistics would hold two whole images, and a dictionary of images that are all different is a waste.
     options = dict(compression="zstd", compression_level=19, write_statistics=False, use_dictionary=["label"])
-    pyarrow.parquet.write_table(table, TARGET, **options)
+    pyarrow.parquet.write_table(table, target, **options)
     pixels = np.stack([np.asarray(image) for image in images])
-    print(f"{TARGET}: {len(images)} images, {TARGET.stat().st_size} bytes")
-    print(f"SHA-256 of the file   {sha256(TARGET.read_bytes())}")
+    print(f"{target}: {len(images)} images, {target.stat().st_size} bytes")
+    print(f"SHA-256 of the file   {sha256(target.read_bytes())}")
     print(f"SHA-256 of the pixels {sha256(pixels.tobytes())}")
 
 

@@ -15,7 +15,7 @@ import torch
 
 from .encoding import Encoding, digest, encode_cached
 from .errors import DataError
-from .sources import DATASETS, read_published
+from .sources import DATASETS, VALIDATION_FILE, has_validation, read_published
 
 if TYPE_CHECKING:
     import datasets
@@ -129,9 +129,9 @@ def load_split(name: str, split: str, *, limit: int | None = None, processor: An
         raise DataError(f"limit={limit} leaves no example of {name}/{split}; give 1 or more, or None for all")
     spec = DATASETS[name]
     settings = "" if processor is None else spec.encoding.settings(processor)
-    published = spec.test_from if split == "test" else "train"
-    raw = read_published(name, published)
-    if split != "test":
+    cut_off = split == "validation" and has_validation(name)
+    raw = read_published(name, spec.test_from if split == "test" else VALIDATION_FILE if cut_off else "train")
+    if split != "test" and not cut_off:
         raw = raw.select(split_indices(len(raw), spec.validation_size)[split])
     if limit is not None:
         raw = raw.select(range(min(limit, len(raw))))

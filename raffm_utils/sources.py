@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "data"
+VALIDATION_FILE = "train-validation"  # the part of train that is cut off as validation, embedded where train is not
 DATA_VARIABLE = "RAFFM_DATA"
 
 
@@ -195,6 +196,11 @@ def _standardise(found: "datasets.Dataset", spec: DatasetSpec, where: str) -> "d
         return datasets.Dataset(table_cast(table, features.arrow_schema))
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"{where}: column {source} does not hold the expected type ({error})") from error
+
+
+def has_validation(name: str) -> bool:
+    """Whether the validation part of a dataset is embedded by itself."""
+    return (EMBEDDED / name / f"{VALIDATION_FILE}.parquet").is_file()
 
 
 def read_published(name: str, published: str) -> "datasets.Dataset":

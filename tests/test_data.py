@@ -478,6 +478,22 @@ def test_wrong_arguments(name: str, split: str, limit: int | None, message: str)
         load_split(name, split, limit=limit)
 
 
+@needs_idx
+def test_the_embedded_validation_part_is_the_one_cut_from_train() -> None:
+    train = read_idx(IDX, "train")
+    expected = train.select(split_indices(len(train), DATASETS["fashion_mnist"].validation_size)["validation"])
+    found = load_split("fashion_mnist", "validation")
+    assert found.labels.tolist() == expected["label"]
+    for i in range(0, 5000, 97):
+        assert np.array_equal(np.asarray(found.raw[i]["image"]), np.asarray(expected[i]["image"]))
+
+
+def test_validation_needs_no_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAFFM_DATA", raising=False)
+    monkeypatch.setitem(DATASETS, "fashion_mnist", replace(DATASETS["fashion_mnist"], idx_folder="/nowhere"))
+    assert len(load_split("fashion_mnist", "validation")) == 5000
+
+
 def test_a_limit_above_all_there_are_takes_all() -> None:
     assert len(load_split("fashion_mnist", "test", limit=10_001)) == 10_000
 
