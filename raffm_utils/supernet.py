@@ -35,6 +35,7 @@ class Supernet:
         self.spec = spec
         self.folder = folder
         self.parameters: tuple[Parameter, ...] = family.parameters(model)
+        self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
         self.layers, self.heads, self.hidden, self.ffn = family.widths(model.config)
         self.costs = CostModel(
             self.parameters, patches=family.patches(model.config), bytes_per_parameter=self._weight_size()
@@ -118,9 +119,11 @@ class Supernet:
         """
         self.check(config)
         tensors: dict[int, nn.Parameter] = {}
-        for p, full in zip(self.parameters, self.model.parameters(), strict=True):
+        for p, full in zip(self.parameters, self._tensors, strict=True):
             widths = config.widths(p.layer)
-            part = p.region(full.data, widths, self.slicing_heads).reshape(p.narrowed_shape(widths))
+            part = p.region(full.data, widths, self.slicing_heads)
+            if part.ndim > len(p.shape):  # heads, and what is kept of each, come apart
+                part = part.reshape(p.narrowed_shape(widths))
             if copy:
                 part = part.clone(memory_format=torch.contiguous_format)
             tensors[id(full)] = nn.Parameter(part, requires_grad=copy)
@@ -137,7 +140,7 @@ class Supernet:
         sorted inside each head (salient parameter prioritization, RaFFM section 3.1).
         """
         orders = {key: self._order(key, score) for key, score in scores.items()}
-        for p, tensor in zip(self.parameters, self.model.parameters(), strict=True):
+        for p, tensor in zip(self.parameters, self._tensors, strict=True):
             for dim, axis in enumerate(p.axes):
                 if axis is not None and (order := orders.get(group(p, axis))) is not None:
                     tensor.data.copy_(tensor.data.index_select(dim, order))
