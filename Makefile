@@ -37,7 +37,7 @@ busy = { $(1) & pid=$$!; trap 'kill $$pid 2>/dev/null; exit 130' INT TERM; n=0; 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-setup: $(CORE) ## make the environment in .venv (every other target does so by itself)
+setup: $(DEPLOY) ## make the environment in .venv (every other target does so by itself)
 
 figures: $(CORE) ## evaluate a fresh sample of submodels and draw the figures
 	$(PY) -m raffm_utils figures $(ARGS)
