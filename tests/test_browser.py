@@ -295,6 +295,7 @@ def test_evaluate_shows_accuracy_with_interval(page, screenshots):
         if number == 1:
             page.get_by_role("button", name="Draw another").click()
             page.get_by_text("has not been evaluated yet").wait_for()
+    page.get_by_text(f"{EXAMPLES} examples").wait_for()  # the table comes a moment before
     text = page.locator(".raffm-explorer").inner_text()
     assert "Accuracy" in text
     assert "95% interval" in text
