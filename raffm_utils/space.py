@@ -69,10 +69,16 @@ class SubmodelConfig:
         }
 
 
-class _Slice(NamedTuple):
-    """All that fits a budget at one hidden width: for every attention total, FFN totals first..last-1."""
+class Region(NamedTuple):
+    """All that fits a budget at one hidden width: for every attention total, FFN totals first..last-1.
+
+    `attention` and `ffn` count the ways to each total; `ways` is their product summed over the FFN totals that
+    fit, for every attention total, and `size` the sum of that.
+    """
 
     hidden: int
+    attention: Totals
+    ffn: Totals
     first: np.ndarray
     last: np.ndarray
     ways: np.ndarray
@@ -127,7 +133,7 @@ class ElasticSpace:
 
     def count(self, budget: Budget | None = None) -> int:
         """The exact number of submodels, or of those inside `budget`: 0 when none fits."""
-        return sum(part.size for part in self._slices(budget or Budget()))
+        return sum(part.size for part in self.regions(budget or Budget()))
 
     def sample(self, budget: Budget | None, rng: np.random.Generator) -> SubmodelConfig:
         """A submodel drawn uniformly among all that lie inside `budget`.
@@ -135,14 +141,14 @@ class ElasticSpace:
         Raises `InfeasibleBudget`, with the reachable range, when there is none.
         """
         budget = budget or Budget()
-        slices = self._slices(budget)
-        if not any(part.size for part in slices):
-            raise InfeasibleBudget(self._why_infeasible(budget))
-        part = slices[pick((part.size for part in slices), rng)]
+        regions = self.regions(budget)
+        if not any(part.size for part in regions):
+            raise InfeasibleBudget(self.why_infeasible(budget))
+        part = regions[pick((part.size for part in regions), rng)]
         row = pick(part.ways, rng)
-        ffn, first, last = self._ffn_totals, int(part.first[row]), int(part.last[row])
-        column = first + pick(ffn.ways[first:last], rng)
-        return SubmodelConfig(part.hidden, self._attention_totals.draw(row, rng), ffn.draw(column, rng))
+        first, last = int(part.first[row]), int(part.last[row])
+        column = first + pick(part.ffn.ways[first:last], rng)
+        return SubmodelConfig(part.hidden, part.attention.draw(row, rng), part.ffn.draw(column, rng))
 
     def reach(self, metric: str, tokens: int | None = None) -> tuple[int, int]:
         """The smallest and largest value of one cost in this space."""
@@ -166,9 +172,10 @@ class ElasticSpace:
             raise ElasticSpaceError("this space knows no costs, so it cannot be limited: use the one of a Supernet")
         return self.costs.affine(hidden, tokens, metrics)
 
-    def _slices(self, budget: Budget) -> list[_Slice]:
+    def regions(self, budget: Budget) -> list[Region]:
+        """What fits `budget`, for each hidden width from the largest; regions may be empty."""
         attention, ffn, limits = self._attention_totals, self._ffn_totals, budget.limits()
-        slices = []
+        regions = []
         for hidden in self.hidden:
             first = np.zeros(len(attention.values), dtype=np.int64)
             last = np.full(len(attention.values), len(ffn.values), dtype=np.int64)
@@ -182,10 +189,11 @@ class ElasticSpace:
                     first = np.maximum(first, np.searchsorted(ffn.values, -((spent - low) // per_ffn), side="left"))
             last = np.maximum(first, last)
             ways = attention.ways * (ffn.below[last] - ffn.below[first])
-            slices.append(_Slice(hidden, first, last, ways, int(ways.sum())))
-        return slices
+            regions.append(Region(hidden, attention, ffn, first, last, ways, int(ways.sum())))
+        return regions
 
-    def _why_infeasible(self, budget: Budget) -> str:
+    def why_infeasible(self, budget: Budget) -> str:
+        """What to change in a budget that nothing fits, and what can be reached."""
         faults, reaches = [], []
         for metric, (low, high) in budget.limits().items():
             smallest, largest = self.reach(metric, budget.tokens)
