@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .pictures import plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
+    from .sentences import SentenceBox, answers_html, plot_answers
     from .submodel_folder import load_submodel
     from .widgets import BudgetExplorer
 
@@ -27,14 +28,17 @@ __all__ = [
     "InfeasibleBudget",
     "Prediction",
     "RaffmError",
+    "SentenceBox",
     "SubmodelConfig",
     "Supernet",
+    "answers_html",
     "deploy",
     "evaluate",
     "export_submodel",
     "load_split",
     "load_submodel",
     "plot_accuracy_vs_parameters",
+    "plot_answers",
     "plot_widths",
     "predict",
     "read_sweep",
@@ -52,6 +56,7 @@ _LATER = {
     "pictures": ("plot_widths",),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
+    "sentences": ("SentenceBox", "answers_html", "plot_answers"),
     "submodel_folder": ("load_submodel",),
     "widgets": ("BudgetExplorer",),
 }

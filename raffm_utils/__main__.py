@@ -3,20 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .budget import METRICS, Budget
-from .checkpoints import BUNDLED_FOLDER, bundled
-from .errors import CheckpointError, RaffmError
-
-if TYPE_CHECKING:
-    from .supernet import Supernet
-
-RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
-TOKENS = 32  # the sentence length that MACs of text models are counted at
-PUBLISHED_FIGURE = {"vit-small-fashion-mnist-large-budget": "vit_performance_vs_params"}
+from .errors import RaffmError
+from .redraw import TOKENS, redraw
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     sweep_parser = commands.add_parser("sweep", help="evaluate many submodels, resumably, for figures/data/")
     sweep_parser.add_argument("name", help="a bundled checkpoint, a folder, or a hub id")
     sweep_parser.add_argument("--submodels", type=int, default=300, help="spread evenly over size (300)")
-    sweep_parser.add_argument("--examples", type=int, default=2000, help="test examples for each (2000)")
+    sweep_parser.add_argument("--examples", type=int, default=2000, help="examples for each (2000)")
+    sweep_parser.add_argument(
+        "--split", choices=("test", "validation"), default="test", help="validation: what choices are made on"
+    )
     train_parser = commands.add_parser("train", help="train a named checkpoint, resumably; without a name, list them")
     train_parser.add_argument("name", nargs="?")
     deploy_parser = commands.add_parser("deploy", help="pick a submodel inside a budget, export and verify it")
@@ -45,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "figures":
-            figures(options.submodels, options.examples, options.seed)
+            redraw(options.submodels, options.examples, options.seed)
         elif options.command == "sweep":
-            sweep_checkpoint(options.name, options.submodels, options.examples)
+            sweep_checkpoint(options.name, options.submodels, options.examples, options.split)
         elif options.command == "deploy":
             limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in METRICS}
             budget = Budget(**limits, tokens=options.tokens)
@@ -70,48 +65,7 @@ def _amount(text: str) -> float:
     return float(text.rstrip("KMGkmg")) * factors.get(text[-1:].upper(), 1)
 
 
-def figures(submodels: int, examples: int, seed: int | None) -> None:
-    """Evaluate a fresh sample of every bundled checkpoint and draw it over its stored sweep."""
-    from .data import load_split
-    from .evaluation import read_sweep, spread_over_size, sweep
-    from .plotting import FIGURES, plot_accuracy_vs_parameters, save_figure
-    from .supernet import Supernet
-
-    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-    if not (names := bundled()):
-        raise CheckpointError(f"no checkpoint in {BUNDLED_FOLDER}: fetch one, or make one with make train NAME=...")
-    for name in names:
-        supernet = Supernet.from_pretrained(name)
-        space = supernet.space
-        print(f"{name}: {space.count():,} submodels in the space")
-        data = load_split(_dataset(supernet), "test", limit=examples, processor=supernet.processor)
-        metric = supernet.family.size_metric
-        configs = spread_over_size(space, submodels, np.random.default_rng(seed), metric, TOKENS)
-        print(f"evaluating {submodels} of them, drawn with --seed {seed}, on {len(data):,} test examples each")
-        path = RUNS_FOLDER / f"live-{name}-{examples}-{seed}.jsonl"
-        live = sweep(supernet, configs, data, path, tokens=TOKENS, seed=seed)
-        path, fingerprint = FIGURES / "data" / f"{name}.jsonl", supernet.fingerprint
-        rows = read_sweep(path)
-        stored = [row for row in rows if row.fingerprint == fingerprint]
-        if len(stored) < len(rows):
-            print(f"{path}: {len(rows) - len(stored)} rows belong to other weights and are left out of the figure")
-        ends = {row.config: row for row in stored}
-        ax = plot_accuracy_vs_parameters(
-            stored,
-            title=f"{supernet.family.label} Scaled Model Performance",
-            metric=metric,
-            live=live,
-            full=ends.get(space.largest()),
-            smallest=ends.get(space.smallest()),
-            count=space.count(),
-        )
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        for path in save_figure(figure, PUBLISHED_FIGURE.get(name, f"{name}_performance_vs_params"), FIGURES):
-            print(f"wrote {path}")
-
-
-def sweep_checkpoint(name: str, submodels: int, examples: int, seed: int = 0) -> None:
+def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed: int = 0) -> None:
     """Evaluate submodels spread evenly over size, and the two ends of the space, into `figures/data/`."""
     from .data import load_split
     from .evaluation import spread_over_size, sweep
@@ -120,20 +74,10 @@ def sweep_checkpoint(name: str, submodels: int, examples: int, seed: int = 0) ->
 
     supernet = Supernet.from_pretrained(name)
     space = supernet.space
-    data = load_split(_dataset(supernet), "test", limit=examples, processor=supernet.processor)
+    data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
     spread = spread_over_size(space, submodels, np.random.default_rng(seed), supernet.family.size_metric, TOKENS)
-    path = FIGURES / "data" / f"{supernet.name}.jsonl"
+    path = FIGURES / "data" / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
     sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=TOKENS, seed=seed)
-
-
-def _dataset(supernet: "Supernet") -> str:
-    name = supernet.spec.provenance.get("dataset")
-    if not isinstance(name, str):
-        raise CheckpointError(
-            f"{supernet.folder}: elastic_space.json does not say what data it was trained on: "
-            'add "provenance": {"dataset": ...}, or use sweep(...) in Python'
-        )
-    return name
 
 
 def train(name: str | None) -> None:

@@ -113,15 +113,10 @@ def _validation_halves(supernet: Supernet, examples: int) -> "tuple[Split, Split
 
     if not examples:
         return None, None
-    if not isinstance(name := supernet.spec.provenance.get("dataset"), str):
-        raise CheckpointError(
-            f"{supernet.name}: elastic_space.json does not say what data it was trained on: add "
-            '"provenance": {"dataset": ...}, or choose without data, by examples=0'
-        )
     try:
-        split = data.load_split(name, "validation", limit=examples, processor=supernet.processor)
-    except DataError as error:
-        raise DataError(f"{error}; or choose without data, by examples=0") from error
+        split = data.load_split(supernet.spec.dataset, "validation", limit=examples, processor=supernet.processor)
+    except (CheckpointError, DataError) as error:
+        raise type(error)(f"{error}; or choose without data, by examples=0") from error
     middle = len(split) // 2
     return split.subset(range(middle)), split.subset(range(middle, len(split)))
 

@@ -3,7 +3,7 @@
 `local_update` and `aggregate` know nothing of the simulation around them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,12 @@ from .families import Parameter
 from .space import SubmodelConfig
 
 State = dict[str, torch.Tensor]
+# number of examples of each label -> how much the client counts
+WEIGHTINGS: Mapping[str, Callable[[torch.Tensor], float]] = {
+    "clients": lambda counts: 1.0,
+    "examples": lambda counts: float(counts.sum()),
+    "impurity": lambda counts: float(counts.sum() - counts.square().sum() / counts.sum()),
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,10 @@ class Recipe:
     is held against a device's cap: for text "macs", since look-up tables weigh most and cost nothing. The learning rate
     follows a cosine down to `final_learning_rate_share` over `cosine_rounds`, and in the last
     `cooldown_rounds` of the run also falls linearly to 0. The first `local_warmup_steps` of every local
-    training rise linearly to the learning rate: a fresh Adam takes its largest steps first. `by_examples` weights
-    clients by their number of examples. `calibrate_labels` adds the logarithm of a client's label shares to its logits
+    training rise linearly to the learning rate: a fresh Adam takes its largest steps first. `weighting`
+    says how much a client counts in the average: "clients" all alike, "examples" by how many it has, "impurity" by
+    these times the Gini impurity of its labels, so that a client with hardly more than one label, which can teach little
+    but its skew, counts little. `calibrate_labels` adds the logarithm of a client's label shares to its logits
     while it trains, so that skewed labels do not teach the network the skew (Zhang et al. 2022, "Federated Learning
     with Label Distribution Skew via Logits Calibration"). `autocast` computes in
     bfloat16 where the processor has it; there the last digits differ from a processor without.
@@ -56,7 +64,7 @@ class Recipe:
     full_participant: bool = False
     sized_by: str = "parameters"
     server_momentum: float = 0.5
-    by_examples: bool = False
+    weighting: str = "clients"
     calibrate_labels: bool = False
     autocast: bool = True
     seed: int = 0
@@ -65,18 +73,21 @@ class Recipe:
         for name in ("clients", "participants", "rounds", "local_epochs", "batch_size", "cosine_rounds"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.weighting not in WEIGHTINGS:
+            raise TrainingError(f"weighting={self.weighting!r}: give one of {', '.join(WEIGHTINGS)}")
         if self.sized_by not in METRICS:
             raise TrainingError(f"sized_by={self.sized_by!r}: give one of {', '.join(METRICS)}")
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends back: which submodel it trained, its new weights, on how many examples."""
+    """What a client sends back: which submodel it trained, its new weights, on how many examples, how much it counts."""
 
     config: SubmodelConfig
     state: State
     examples: int
     loss: float
+    weight: float = 1.0
 
 
 def local_update(
@@ -108,29 +119,26 @@ def local_update(
             optimizer.step()
             optimizer.zero_grad()
             total, steps = total + float(loss.detach()), steps + 1
-    return Update(config, {n: p.detach() for n, p in model.named_parameters()}, len(data), total / max(steps, 1))
+    state = {n: p.detach() for n, p in model.named_parameters()}
+    return Update(config, state, len(data), total / max(steps, 1), WEIGHTINGS[recipe.weighting](counts))
 
 
 def aggregate(
-    state: State,
-    parameters: Iterable[Parameter],
-    heads: int | None,
-    updates: Sequence[Update],
-    by_examples: bool = False,
+    state: State, parameters: Iterable[Parameter], heads: int | None, updates: Sequence[Update]
 ) -> tuple[State, dict[str, torch.Tensor]]:
-    """Mean change of every entry over the clients that covered it, and how many did (FedAvg by coverage).
+    """Weighted mean change of every entry over the clients that covered it, and their weights' sum (FedAvg by coverage).
 
-    With `by_examples`, clients and the count are weighted by their examples. An entry that no client covered has
-    change 0.
+    An entry covered by less weight than a client has on average moves by as much less: what only a client with
+    little to teach has seen must not count in full. An entry that no client covered has change 0.
     """
     change, coverage = {}, {}
+    typical = sum(update.weight for update in updates) / max(1, len(updates)) or 1.0
     for p in parameters:
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:
             widths = update.config.widths(p.layer)
             part = p.region(total, widths, heads)
-            weight = update.examples if by_examples else 1
-            part += weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
-            p.region(count, widths, heads).add_(weight)
-        change[p.name], coverage[p.name] = total / count.clamp(min=1), count
+            part += update.weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
+            p.region(count, widths, heads).add_(update.weight)
+        change[p.name], coverage[p.name] = total / count.clamp(min=typical), count
     return change, coverage

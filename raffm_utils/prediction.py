@@ -1,6 +1,6 @@
 """What a text classifier says about sentences of one's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,24 @@ SPELLED_OUT = 0.8
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest class of one sentence; `probability`, from 0 to 1, is the model's own.
+    """What a model says of one sentence: the probability, from 0 to 1, that it gives to each label.
 
     `note` says why the answer may mean little: text was cut off, or words are unknown or read sign by sign.
     """
 
     sentence: str
-    label: str
-    probability: float
+    probabilities: Mapping[str, float]
     note: str = ""
+
+    @property
+    def label(self) -> str:
+        """The likeliest label."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    @property
+    def probability(self) -> float:
+        """That of the likeliest label."""
+        return self.probabilities[self.label]
 
 
 def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[str]) -> list[Prediction]:
@@ -53,9 +62,9 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
         for rows in data.order(torch.arange(len(sentences))).split(BATCH_SIZE):
             logits = logits_of(model, data.batch(rows), "a sentence")
             shares.update(zip(rows.tolist(), logits.softmax(dim=1), strict=True))
-    names: Any = model.config.id2label
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     return [
-        Prediction(sentence, str(names[int(shares[i].argmax())]), float(shares[i].max()), note)
+        Prediction(sentence, dict(zip(names, shares[i].tolist(), strict=True)), note)
         for i, (sentence, (_, note)) in enumerate(zip(sentences, prepared, strict=True))
     ]
 

@@ -21,7 +21,7 @@ from .space_file import PER_HEAD, ElasticSpec
 from .supernet import Supernet
 
 RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
-CALIBRATION_EXAMPLES, ROUND_EXAMPLES = 400, 1000
+CALIBRATION_EXAMPLES, ROUND_EXAMPLES = 400, 500
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ BERT_MINI: dict[str, Any] = {
         rounds=50,
         local_epochs=2,
         batch_size=16,
-        learning_rate=3e-5,
+        learning_rate=5e-5,
         cosine_rounds=50,
         cooldown_rounds=10,
         local_warmup_steps=2,
         dirichlet=0.5,
-        server_momentum=0.9,
+        server_momentum=0.8,
         full_participant=True,
-        by_examples=True,
+        weighting="impurity",
         calibrate_labels=True,
         autocast=False,
         sized_by="macs",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .budget import Costs
-from .errors import ElasticSpaceError
+from .errors import CheckpointError, ElasticSpaceError
 from .space import ElasticSpace
 
 PER_HEAD, CONTIGUOUS = "per_head", "contiguous"
@@ -58,6 +58,16 @@ class ElasticSpec:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
         except (ValueError, RecursionError) as error:
             raise ElasticSpaceError(f"{path}: not JSON ({error}): restore the file from its source") from error
+
+    @property
+    def dataset(self) -> str:
+        """The data that the checkpoint was trained on; raises `CheckpointError` when the file does not say."""
+        if not isinstance(name := self.provenance.get("dataset"), str):
+            raise CheckpointError(
+                f"{self.source}: does not say what data the checkpoint was trained on: "
+                'add "provenance": {"dataset": ...}'
+            )
+        return name
 
     def to_json(self) -> dict[str, Any]:
         """The object to write; inverse of `from_json` once through JSON, which has no tuples."""

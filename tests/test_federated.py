@@ -12,7 +12,7 @@ from federated_helpers import EVEN_SPACE, LABELS, RECIPE, learnable_split, make_
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
 from raffm_utils.families import Axis, Parameter, Use
-from raffm_utils.federated import Recipe, Update, aggregate, local_update
+from raffm_utils.federated import WEIGHTINGS, Recipe, Update, aggregate, local_update
 from raffm_utils.participation import DEVICE_CAPS, SYSTEM_SETTINGS, device_caps, partition, plan_round
 from raffm_utils.simulation import server_update
 from raffm_utils.space import SubmodelConfig
@@ -85,13 +85,28 @@ def test_aggregate_leaves_what_no_client_covered():
     assert all(torch.equal(OLD[name], before[name]) for name in OLD), "the server's state must stay as it was"
 
 
-def test_aggregate_weighted_by_examples_equals_the_hand_computed_case():
+def test_aggregate_weighted_equals_the_hand_computed_case():
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
-    updates = [Update(WIDE, FROM_WIDE, 1, 0.0), Update(NARROW, narrow, 3, 0.0)]
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates, by_examples=True)
-    assert change["q"].tolist() == [[5, 2], [2, 2], [6.5, 2], [2, 4]]  # (1 * 2 + 3 * 6) / 4 in the first entry
+    updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates)
+    # (1 * 2 + 3 * 6) / 4 in the first entry; what has weight 1 only, half of the mean weight, moves by half
+    assert change["q"].tolist() == [[5, 1], [1, 1], [6.5, 1], [1, 2]]
     assert coverage["q"].tolist() == [[4, 1], [1, 1], [4, 1], [1, 1]]
-    assert change["c"].tolist() == [[1.25, 2]]
+    assert change["c"].tolist() == [[1.25, 1]]
+
+
+def test_clients_without_weight_change_nothing():
+    updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=0.0)]
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates)
+    assert not any(tensor.any() for tensor in [*change.values(), *coverage.values()])
+
+
+@pytest.mark.parametrize(("weighting", "weight"), [("clients", 1), ("examples", 8), ("impurity", 3)])
+def test_how_much_a_client_counts(weighting: str, weight: float):
+    assert WEIGHTINGS[weighting](torch.tensor([2.0, 6.0])) == weight  # 8 (1 - 0.0625 - 0.5625) = 3
+    assert WEIGHTINGS["impurity"](torch.tensor([0.0, 7.0])) == 0
+    with pytest.raises(TrainingError, match="weighting='loud'"):
+        Recipe(weighting="loud")
 
 
 def test_aggregate_undoes_extraction(kind_and_supernet: tuple[str, Supernet]):

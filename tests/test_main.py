@@ -11,7 +11,7 @@ import torch
 from federated_helpers import LABELS, learnable_split, make_even_supernet, make_processor, one_thread  # noqa: F401
 
 from raffm_utils import __main__ as commands
-from raffm_utils import checkpoints, data, plotting, recipes
+from raffm_utils import checkpoints, data, plotting, recipes, redraw
 from raffm_utils.errors import TrainingError
 from raffm_utils.space_file import ElasticSpec
 from raffm_utils.sweep_file import read_sweep
@@ -29,15 +29,15 @@ def project(tmp_path, monkeypatch) -> SimpleNamespace:
     checkpoints.save(bundled / "tiny", supernet.model, spec, make_processor(), torch.float32)
 
     def load_split(name, split, *, limit=None, processor=None):
-        assert (name, split) == ("made_up", "test")
+        assert name == "made_up"
+        assert split in ("test", "validation")
         assert processor is not None
         return learnable_split(limit, 3, split)
 
     monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", bundled)
-    monkeypatch.setattr(commands, "BUNDLED_FOLDER", bundled)
     monkeypatch.setattr(data, "load_split", load_split)
     monkeypatch.setattr(plotting, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(commands, "RUNS_FOLDER", tmp_path / "runs")
+    monkeypatch.setattr(redraw, "RUNS_FOLDER", tmp_path / "runs")
     sweep_file = tmp_path / "figures" / "data" / "tiny.jsonl"
     return SimpleNamespace(figures=tmp_path / "figures", runs=tmp_path / "runs", bundled=bundled, sweep=sweep_file)
 
@@ -108,6 +108,12 @@ def test_sweep_writes_the_ends_and_an_even_spread(project):
     between = [row.parameters for row in rows[2:]]
     assert between == sorted(between)
     assert files(project.figures) == {"data/tiny.jsonl"}
+
+
+def test_sweep_of_the_validation_split_has_a_file_of_its_own(project):
+    assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40", "--split", "validation"]) == 0
+    assert files(project.figures) == {"data/tiny-validation.jsonl"}
+    assert {row.split for row in read_sweep(project.figures / "data" / "tiny-validation.jsonl")} == {"validation"}
 
 
 def test_sweep_goes_on_where_it_stopped(project, monkeypatch):
@@ -221,6 +227,25 @@ def test_figures_leave_out_rows_of_other_weights(project, capsys, monkeypatch):
     assert commands.main(FIGURES) == 0
     assert f"{rows} rows belong to other weights" in capsys.readouterr().out
     assert drawn == [[]]
+
+
+def test_figures_draw_stored_sweeps_whose_checkpoint_is_not_bundled(project, capsys, monkeypatch):
+    assert commands.main(["sweep", "tiny", "--submodels", "3", "--examples", "40"]) == 0
+    other = project.sweep.with_name("elsewhere.jsonl")
+    other.write_bytes(project.sweep.read_bytes())
+    assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40", "--split", "validation"]) == 0
+    drawn = []
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append((r, k)) or plot(r, **k))
+    assert commands.main(FIGURES) == 0
+    assert "elsewhere: not bundled" in capsys.readouterr().out
+    assert f"{(stem := 'elsewhere_performance_vs_params')}.png" in files(project.figures)
+    assert "tiny-validation_performance_vs_params.png" not in files(project.figures)
+    rows, keywords = drawn[1]
+    assert {row.config for row in rows} == {row.config for row in read_sweep(other)}
+    assert keywords["full"].config == make_even_supernet().space.largest()
+    assert keywords["smallest"].config == make_even_supernet().space.smallest()
+    assert (project.figures / f"{stem}.svg").read_text().count("<path") > 3
 
 
 def test_figures_without_a_sweep_or_a_checkpoint_say_so(project, capsys, monkeypatch, tmp_path):

@@ -29,8 +29,10 @@ def test_answers_are_the_models(supernet):
         for sentence, prediction in zip(SENTENCES, found, strict=True):
             with torch.inference_mode():
                 share = model(words(sentence, return_tensors="pt")["input_ids"]).logits.softmax(dim=1)[0]
-            label = ("negative", "positive")[int(share.argmax())]
-            assert prediction == Prediction(sentence, label, pytest.approx(float(share.max()), abs=1e-5), note="")
+            shares = dict(zip(("negative", "positive"), share.tolist(), strict=True))
+            assert prediction == Prediction(sentence, pytest.approx(shares, abs=1e-5), note="")
+            assert prediction.label == ("negative", "positive")[int(share.argmax())]
+            assert prediction.probability == prediction.probabilities[prediction.label]
         (alone,) = predict(model, words, SENTENCES[0])
         assert alone.label == found[0].label
         assert alone.probability == pytest.approx(found[0].probability, abs=1e-5)
