@@ -32,6 +32,9 @@ class Shown:
     def __len__(self) -> int:
         return len(self.data)
 
+    def grouped(self, order: torch.Tensor, batch_size: int) -> torch.Tensor:
+        return self.data.grouped(order, batch_size)
+
     def batches(self, batch_size: int, order: torch.Tensor) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         return iter(tqdm(self.data.batches(batch_size, order), total=-(-len(self) // batch_size), unit="step"))
 

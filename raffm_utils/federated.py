@@ -23,6 +23,12 @@ WEIGHTINGS: Mapping[str, Callable[[torch.Tensor], float]] = {
     "examples": lambda counts: float(counts.sum()),
     "impurity": lambda counts: float(counts.sum() - counts.square().sum() / counts.sum()),
 }
+# (weights of the clients that covered an entry, weights of all) -> what the sum of changes is divided by
+DIVISORS: Mapping[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "coverage": lambda count, whole: count,
+    "even_noise": lambda count, whole: (count * whole).sqrt(),
+    "all": lambda count, whole: torch.full_like(count, whole),
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,11 @@ class Recipe:
     `cooldown_rounds` of the run also falls linearly to 0. The first `local_warmup_steps` of every local
     training rise linearly to the learning rate: a fresh Adam takes its largest steps first. `weighting`
     says how much a client counts in the average: "clients" all alike, "examples" by how many it has, "impurity" by
-    these times the Gini impurity of its labels, so that a client with hardly more than one label, which can teach little
-    but its skew, counts little. `calibrate_labels` adds the logarithm of a client's label shares to its logits
+    these times the Gini impurity of its labels, so that a client with hardly more than one label, which can teach
+    little but its skew, counts little. `divide` says by what the sum of their
+    changes is divided: "coverage" by the weight of those that have the entry, "all" by the weight of all (the published
+    rule), "even_noise" by the geometric mean of these, so that an entry that one client covers is no noisier than one
+    that all cover. `calibrate_labels` adds the logarithm of a client's label shares to its logits
     while it trains, so that skewed labels do not teach the network the skew (Zhang et al. 2022, "Federated Learning
     with Label Distribution Skew via Logits Calibration"). `autocast` computes in
     bfloat16 where the processor has it; there the last digits differ from a processor without.
@@ -65,6 +74,7 @@ class Recipe:
     sized_by: str = "parameters"
     server_momentum: float = 0.5
     weighting: str = "clients"
+    divide: str = "coverage"
     calibrate_labels: bool = False
     autocast: bool = True
     seed: int = 0
@@ -75,13 +85,15 @@ class Recipe:
                 raise TrainingError(f"{name}={getattr(self, name)}: give at least 1")
         if self.weighting not in WEIGHTINGS:
             raise TrainingError(f"weighting={self.weighting!r}: give one of {', '.join(WEIGHTINGS)}")
+        if self.divide not in DIVISORS:
+            raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(DIVISORS)}")
         if self.sized_by not in METRICS:
             raise TrainingError(f"sized_by={self.sized_by!r}: give one of {', '.join(METRICS)}")
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends back: which submodel it trained, its new weights, on how many examples, how much it counts."""
+    """What a client sends back: which submodel it trained, its new weights, on how many examples, its weight."""
 
     config: SubmodelConfig
     state: State
@@ -104,7 +116,7 @@ def local_update(
     offset = (counts / len(data)).log() if recipe.calibrate_labels else torch.zeros(len(counts))
     total, steps = 0.0, 0
     for _ in range(recipe.local_epochs):
-        order = torch.randperm(len(data), generator=generator)
+        order = data.grouped(torch.randperm(len(data), generator=generator), recipe.batch_size)
         for inputs, labels in data.batches(recipe.batch_size, order):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1.0, (steps + 1) / max(1, recipe.local_warmup_steps))
@@ -124,15 +136,18 @@ def local_update(
 
 
 def aggregate(
-    state: State, parameters: Iterable[Parameter], heads: int | None, updates: Sequence[Update]
+    state: State,
+    parameters: Iterable[Parameter],
+    heads: int | None,
+    updates: Sequence[Update],
+    divide: str = "coverage",
 ) -> tuple[State, dict[str, torch.Tensor]]:
-    """Weighted mean change of every entry over the clients that covered it, and their weights' sum (FedAvg by coverage).
+    """Weighted mean change of every entry over the clients that covered it, and the sum of their weights (FedAvg).
 
-    An entry covered by less weight than a client has on average moves by as much less: what only a client with
-    little to teach has seen must not count in full. An entry that no client covered has change 0.
+    `divide` is as in `Recipe`. An entry that no client covered has change 0.
     """
     change, coverage = {}, {}
-    typical = sum(update.weight for update in updates) / max(1, len(updates)) or 1.0
+    whole = sum(update.weight for update in updates)
     for p in parameters:
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:
@@ -140,5 +155,6 @@ def aggregate(
             part = p.region(total, widths, heads)
             part += update.weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
             p.region(count, widths, heads).add_(update.weight)
-        change[p.name], coverage[p.name] = total / count.clamp(min=typical), count
+        change[p.name] = torch.where(count > 0, total / DIVISORS[divide](count, whole), 0)
+        coverage[p.name] = count
     return change, coverage

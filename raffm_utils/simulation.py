@@ -66,7 +66,7 @@ def run(
 def server_update(supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe) -> None:
     """Move the covered entries by the clients' mean change, with momentum; all others stay as they are."""
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
-    change, coverage = aggregate(weights, supernet.parameters, supernet.slicing_heads, updates)
+    change, coverage = aggregate(weights, supernet.parameters, supernet.slicing_heads, updates, recipe.divide)
     for name, weight in weights.items():
         covered = coverage[name] > 0
         momentum[name].copy_(

@@ -274,6 +274,20 @@ def test_text_is_tokenised_and_padded_to_the_batch(local: Path) -> None:
     assert next(subset.batches(2))[1].tolist() == [1, 0]  # the short one first
 
 
+def test_grouping_keeps_all_and_saves_padding(local: Path) -> None:
+    write_sentences(local / "sst2", "validation", copies=20)
+    split = load_split("sst2", "test", processor=tokenizer(model_max_length=8))
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    grouped = split.grouped(order, 3)
+    for window in range(0, len(split), 12):  # four batches
+        assert sorted(grouped[window : window + 12].tolist()) == sorted(order[window : window + 12].tolist())
+    as_drawn, together = (sum(x["input_ids"].numel() for x, _ in split.batches(3, o)) for o in (order, grouped))
+    assert together < 0.9 * as_drawn
+    assert len(split.grouped(order[:0], 3)) == 0
+    images = load_split("fashion_mnist", "test", limit=20, processor=image_processor())
+    assert torch.equal(images.grouped(order[order < 20], 3), order[order < 20])
+
+
 def test_a_sentence_without_tokens_is_named(local: Path) -> None:
     write_sentences(local / "sst2", "validation")
     bare = tokenizer()

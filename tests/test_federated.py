@@ -89,10 +89,20 @@ def test_aggregate_weighted_equals_the_hand_computed_case():
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
     change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates)
-    # (1 * 2 + 3 * 6) / 4 in the first entry; what has weight 1 only, half of the mean weight, moves by half
-    assert change["q"].tolist() == [[5, 1], [1, 1], [6.5, 1], [1, 2]]
+    assert change["q"].tolist() == [[5, 2], [2, 2], [6.5, 2], [2, 4]]  # (1 * 2 + 3 * 6) / 4 in the first entry
     assert coverage["q"].tolist() == [[4, 1], [1, 1], [4, 1], [1, 1]]
-    assert change["c"].tolist() == [[1.25, 1]]
+    assert change["c"].tolist() == [[1.25, 2]]
+
+
+@pytest.mark.parametrize(("divide", "share"), [("coverage", 1.0), ("even_noise", 0.5), ("all", 0.25)])
+def test_what_few_clients_cover_moves_as_the_rule_says(divide: str, share: float):
+    """The wide client has a quarter of the weight; what all cover moves alike under every rule."""
+    narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
+    updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
+    change, _ = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates, divide)
+    assert change["q"].tolist() == [[5, 2 * share], [2 * share, 2 * share], [6.5, 2 * share], [2 * share, 4 * share]]
+    with pytest.raises(TrainingError, match="divide='by luck'"):
+        Recipe(divide="by luck")
 
 
 def test_clients_without_weight_change_nothing():

@@ -160,6 +160,7 @@ def test_the_model_card_tells_split_counts_and_interval(tiny):
         "Dirichlet(0.5) label skew",
         "test accuracy",
         "95 % interval",
+        "macro-F1",
         "make train NAME=tiny",
     ):
         assert text in card
