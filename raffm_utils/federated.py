@@ -50,7 +50,9 @@ class Recipe:
     rule), "even_noise" by the geometric mean of these, so that an entry that one client covers is no noisier than one
     that all cover. `calibrate_labels` adds the logarithm of a client's label shares to its logits
     while it trains, so that skewed labels do not teach the network the skew (Zhang et al. 2022, "Federated Learning
-    with Label Distribution Skew via Logits Calibration"). `autocast` computes in
+    with Label Distribution Skew via Logits Calibration"). `freeze_tables` leaves
+    look-up tables (words, positions) as they were pre-trained: for text that is half of the parameters, with no
+    gradient, no optimizer state and no traffic. `autocast` computes in
     bfloat16 where the processor has it; there the last digits differ from a processor without.
     """
 
@@ -75,6 +77,7 @@ class Recipe:
     server_momentum: float = 0.5
     weighting: str = "clients"
     divide: str = "coverage"
+    freeze_tables: bool = False
     calibrate_labels: bool = False
     autocast: bool = True
     seed: int = 0
@@ -105,12 +108,13 @@ class Update:
 def local_update(
     model: nn.Module, config: SubmodelConfig, data: Split, recipe: Recipe, learning_rate: float, seed: Sequence[int]
 ) -> Update:
-    """Train a submodel on a client's own data; nothing but the result leaves the client.
+    """Train a submodel on a client's own data, where it asks for gradients; nothing but the result leaves the client.
 
     The model stays in eval mode: dropout would draw from the global generator and make runs unrepeatable.
     """
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
     counts = torch.bincount(data.labels, minlength=len(data.label_names)).float()
     # minus infinity for a label that the client lacks: nothing is learnt about it
     offset = (counts / len(data)).log() if recipe.calibrate_labels else torch.zeros(len(counts))
@@ -127,7 +131,7 @@ def local_update(
                 logits = model(**inputs).logits
             loss = nn.functional.cross_entropy(logits.float() + offset, labels)
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+            nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
             optimizer.step()
             optimizer.zero_grad()
             total, steps = total + float(loss.detach()), steps + 1

@@ -53,6 +53,7 @@ SMALL_TEXT = Recipe(
     full_participant=True,
     weighting="impurity",
     divide="even_noise",
+    freeze_tables=True,
     calibrate_labels=True,
     autocast=False,
     sized_by="macs",

@@ -48,6 +48,9 @@ def run(
 
         def client(task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate) -> Update:
             model = supernet.extract(task[1], copy=True)
+            for parameter in supernet.parameters:
+                if parameter.table and recipe.freeze_tables:
+                    model.get_parameter(parameter.name).requires_grad_(False)
             return local_update(model, task[1], shards[task[0]], recipe, rate, (recipe.seed, number, task[0]))
 
         with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
