@@ -41,6 +41,7 @@ LAYOUT = [
     "foundations",
     "surface",
     "predictor",
+    "best_ways",
     "search",
     "selection",
     "submodel_folder",
