@@ -6,7 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .errors import SweepError
+from .budget import Budget
+from .errors import ElasticSpaceError, SweepError
 from .space import ElasticSpace, SubmodelConfig
 from .surface import AXES, FittedSurface, Surface, Terms
 from .sweep_file import SweepRow
@@ -153,6 +154,26 @@ class AccuracyPredictor:
                 f"(leverage {leverage:.2f}, theirs up to {self._widest_leverage:.2f})"
             )
         return ""
+
+
+def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
+    """`number` submodels to learn from: hidden width, total attention and total FFN width each spread evenly.
+
+    Uniform draws have nearly the same totals everywhere, and a predictor knows nothing of what it never saw. The three
+    form a Latin hypercube; the layers are drawn uniformly among all that have these totals.
+    """
+    if number < 1:
+        raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
+    (region, *_) = space.regions(Budget())
+    shares = [(rng.permutation(number) + rng.random(number)) / number for _ in range(3)]
+    configs = []
+    for hidden, *others in zip(*shares, strict=True):
+        widths = []
+        for totals, share in zip((region.attention, region.ffn), others, strict=True):
+            reachable = np.flatnonzero(totals.ways > 0)
+            widths.append(totals.draw(int(reachable[int(share * len(reachable))]), rng))
+        configs.append(SubmodelConfig(space.hidden[int(hidden * len(space.hidden))], *widths))
+    return configs
 
 
 def _scores(surface: Surface, matrix: np.ndarray) -> np.ndarray:

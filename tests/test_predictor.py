@@ -5,7 +5,7 @@ import pytest
 from search_helpers import make_row, make_rows, make_space, truth
 
 from raffm_utils.errors import SweepError
-from raffm_utils.predictor import MIN_ROWS, AccuracyPredictor
+from raffm_utils.predictor import MIN_ROWS, AccuracyPredictor, spread_over_widths
 from raffm_utils.space import ElasticSpace, SubmodelConfig
 
 SPACE = make_space()
@@ -125,3 +125,14 @@ def test_too_few_rows_are_refused():
         AccuracyPredictor.fit(make_rows(SPACE, MIN_ROWS - 1, NOISE), SPACE)
     with pytest.raises(SweepError, match="0 submodels"):
         AccuracyPredictor.fit([], SPACE)
+
+
+def test_submodels_to_learn_from_reach_totals_that_uniform_draws_do_not():
+    rng = np.random.default_rng(0)
+    spread = spread_over_widths(SPACE, 120, rng)
+    assert all(config in SPACE for config in spread)
+    assert [sum(config.hidden == width for config in spread) for width in SPACE.hidden] == [40, 40, 40]
+    uniform = [SPACE.sample(None, rng) for _ in range(120)]
+    for totals in (lambda c: sum(c.attention), lambda c: sum(c.ffn)):
+        assert np.std([totals(c) for c in spread]) > 1.5 * np.std([totals(c) for c in uniform])
+    assert spread == spread_over_widths(SPACE, 120, np.random.default_rng(0))
