@@ -145,7 +145,7 @@ class AccuracyPredictor:
             total, (least, most) = sum(getattr(config, name)), terms.edges(axis, config.hidden)
             if not least <= total <= most:
                 return (
-                    f"outside the data: total {name} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
+                    f"outside the data: total {name.replace('ffn', 'FFN')} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
                     f"at about hidden width {config.hidden:,}"
                 )
         if leverage > self._widest_leverage:
