@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from .pictures import plot_latency, plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
+    from .predictor import AccuracyPredictor, spread_over_widths
+    from .search import best_submodel, best_submodels, largest_submodel, pareto_front
+    from .search_plots import plot_pareto, plot_predicted
+    from .selection import choose
     from .sentences import SentenceBox, answers_html, plot_answers
     from .submodel_folder import load_submodel
     from .widgets import BudgetExplorer
 
 __all__ = [
+    "AccuracyPredictor",
     "Budget",
     "BudgetExplorer",
     "ElasticSpace",
@@ -36,20 +41,28 @@ __all__ = [
     "SubmodelConfig",
     "Supernet",
     "answers_html",
+    "best_submodel",
+    "best_submodels",
+    "choose",
     "deploy",
     "evaluate",
     "export_submodel",
+    "largest_submodel",
     "load_split",
     "load_submodel",
     "measure_latency_ms",
+    "pareto_front",
     "plot_accuracy_vs_parameters",
     "plot_answers",
     "plot_latency",
+    "plot_pareto",
+    "plot_predicted",
     "plot_widths",
     "predict",
     "read_sweep",
     "save_figure",
     "spread_over_size",
+    "spread_over_widths",
     "sweep",
 ]
 
@@ -65,6 +78,10 @@ _LATER = {
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
     "sentences": ("SentenceBox", "answers_html", "plot_answers"),
+    "predictor": ("AccuracyPredictor", "spread_over_widths"),
+    "search": ("best_submodel", "best_submodels", "largest_submodel", "pareto_front"),
+    "search_plots": ("plot_pareto", "plot_predicted"),
+    "selection": ("choose",),
     "submodel_folder": ("load_submodel",),
     "widgets": ("BudgetExplorer",),
 }
