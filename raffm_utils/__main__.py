@@ -66,16 +66,25 @@ def _amount(text: str) -> float:
 
 
 def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed: int = 0) -> None:
-    """Evaluate submodels spread evenly over size, and the two ends of the space, into `figures/data/`."""
+    """Evaluate many submodels, and the two ends of the space, into `figures/data/`.
+
+    On test they are spread evenly over size, as the figures show them; on validation over all widths, which is what
+    a predictor learns most from.
+    """
     from .data import load_split
     from .evaluation import spread_over_size, sweep
     from .plotting import FIGURES
+    from .predictor import spread_over_widths
     from .supernet import Supernet
 
     supernet = Supernet.from_pretrained(name)
     space = supernet.space
     data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
-    spread = spread_over_size(space, submodels, np.random.default_rng(seed), supernet.family.size_metric, TOKENS)
+    rng = np.random.default_rng(seed)
+    if split == "validation":
+        spread = spread_over_widths(space, submodels, rng)
+    else:
+        spread = spread_over_size(space, submodels, rng, supernet.family.size_metric, TOKENS)
     path = FIGURES / "data" / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
     sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=TOKENS, seed=seed)
 
