@@ -8,6 +8,7 @@ import numpy as np
 
 from .budget import Budget
 from .errors import ElasticSpaceError, SweepError
+from .families import Axis
 from .space import ElasticSpace, SubmodelConfig
 from .surface import AXES, FittedSurface, Surface, Terms
 from .sweep_file import SweepRow
@@ -144,8 +145,9 @@ class AccuracyPredictor:
         for axis, name in AXES:
             total, (least, most) = sum(getattr(config, name)), terms.edges(axis, config.hidden)
             if not least <= total <= most:
+                title = "FFN" if axis is Axis.FFN else name
                 return (
-                    f"outside the data: total {name.replace('ffn', 'FFN')} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
+                    f"outside the data: total {title} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
                     f"at about hidden width {config.hidden:,}"
                 )
         if leverage > self._widest_leverage:
