@@ -34,7 +34,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the devices of one class get; without a `config`, `note` says what the smallest submodel would need.
+    """What the devices of one class get.
+
+    Without a `config`, `note` says what the smallest submodel would need; else it is that of the prediction.
 
     `predicted` has the predictor's interval (90 %), `measured` that of the sweep (95 %, Wilson).
     """
@@ -155,7 +157,7 @@ def _assign(supernet: Supernet, predictor: AccuracyPredictor, device: DeviceClas
             continue
         config = best_submodel(space, predictor, budget)
         predicted = predictor.predict(config)
-        assignment = Assignment(device, config, supernet.cost(config, tokens), predicted)
+        assignment = Assignment(device, config, supernet.cost(config, tokens), predicted, note=predicted.note)
         if _fits(assignment):
             found.append((predicted.accuracy, assignment))
             if aside < peak:
@@ -183,6 +185,7 @@ def _html_row(a: Assignment) -> str:
     cells.append(f"{a.cost.parameters / 1e6:.2f} M")
     cells.append(f"{(a.memory_bytes or 0) / 1e6:.1f} of {a.device.memory_bytes / 1e6:.1f} MB")
     cells.append(f"{a.latency_ms:.3g} of {a.device.latency_ms:.3g} ms")
-    for value in (a.predicted, a.measured):
-        cells.append(f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})" if value else "")
+    for value, note in ((a.predicted, a.note), (a.measured, "")):
+        text = f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})" if value else ""
+        cells.append(text + (f"<br>{escape(note)}" if note else ""))
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

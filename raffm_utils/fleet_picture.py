@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # of Okabe and Ito; the last three are for classes that are no preset
 _COLOURS = (VERMILION, ORANGE, GREEN, BLUE, PURPLE, "#56B4E9", "#F0E442", "#000000")
+_NOBODY: dict[str, Any] = {"facecolor": "#eeeeee", "edgecolor": "#999999", "hatch": "//"}
 _LABEL = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.9}
 
 
@@ -27,23 +28,17 @@ def plot_fleet(plan: FleetPlan, ax: "Axes | None" = None) -> "Axes":
         width = 100 * a.device.share
         text = f"{a.device.name}: {width:.3g}% of clients, "
         if a.predicted is None or a.cost is None:
-            ax.axvspan(
-                left, left + width, facecolor="#eeeeee", edgecolor="#999999", hatch="//", label=text + "no model"
-            )
+            ax.axvspan(left, left + width, label=text + "no model", **_NOBODY)
         else:
             colour, ends = colours[a.device.name], [left, left + width]
             text += f"{a.cost.parameters / 1e6:.1f} M parameters"
-            ax.fill_between(
-                ends, *[[100 * v] * 2 for v in (a.predicted.low, a.predicted.high)], color=colour, alpha=0.3
-            )
-            ax.plot(
-                ends, [100 * a.predicted.accuracy] * 2, color=colour, linewidth=3, solid_capstyle="butt", label=text
-            )
+            ax.fill_between(ends, 100 * a.predicted.low, 100 * a.predicted.high, color=colour, alpha=0.3)
+            height = [100 * a.predicted.accuracy] * 2
+            ax.plot(ends, height, color=colour, linewidth=3, solid_capstyle="butt", label=text)
             middle, up = left + width / 2, 100 * (a.measured or a.predicted).accuracy
             if a.measured is not None:
-                _point(
-                    ax, middle, a.measured, vertical=True, fmt="o", color="black", markerfacecolor=colour, markersize=8
-                )
+                looks = {"fmt": "o", "color": "black", "markerfacecolor": colour}
+                _point(ax, middle, a.measured, vertical=True, markersize=8, **looks)
             ax.annotate(f"{up:.1f}%", (middle, up), (9, 7), textcoords="offset points", fontsize=9, bbox=_LABEL)
         left += width
     for measured, style in ((False, "--"), (True, ":")):
@@ -70,13 +65,13 @@ def plot_fleets(plans: Mapping[str, FleetPlan], axes: "tuple[Axes, Axes] | None"
         size = (10.4, 1.6 + 0.72 * len(plans))
         axes = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True, width_ratios=(1.5, 1))[1]
     shares, accuracies = axes
-    colours = class_colours(a.device.name for plan in plans.values() for a in plan.assignments)
+    colours = class_colours(a.device.name for plan in plans.values() for a in plan.served)
     for place, plan in enumerate(plans.values()):
         left = 0.0
         for a in plan.assignments:
             width, found = 100 * a.device.share, a.measured or a.predicted
-            fill: dict[str, Any] = {"color": colours[a.device.name]} if found else {"color": "#eeeeee", "hatch": "//"}
-            shares.barh(place, width, 0.62, left, edgecolor="white" if found else "#999999", **fill)
+            fill = {"facecolor": colours[a.device.name], "edgecolor": "white"} if found else _NOBODY
+            shares.barh(place, width, 0.62, left, **fill)
             text = f"{100 * found.accuracy:.1f}" if found else "none"
             shares.text(left + width / 2, place, text, ha="center", va="center", fontsize=8.5, bbox=_LABEL)
             left += width
@@ -96,7 +91,7 @@ def plot_fleets(plans: Mapping[str, FleetPlan], axes: "tuple[Axes, Axes] | None"
     shares.set_ylim(len(plans) - 0.5, -0.5)
     accuracies.set_ylim(shares.get_ylim())
     shares.set_xlim(0, 100)
-    shares.set_xlabel("Clients (%), with the accuracy of their class (%)")
+    shares.set_xlabel("Clients (%), with the accuracy of their class (%, measured where it was)")
     accuracies.set_xlabel("Accuracy (%)")
     accuracies.grid(True, axis="x", linestyle="--", color="#b0b0b0", alpha=0.8)
     for ax in axes:
@@ -126,7 +121,7 @@ def _legends(plans: Mapping[str, FleetPlan], colours: Mapping[str, str], shares:
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 9}
     blocks = [Patch(color=colour, label=name) for name, colour in colours.items()]
     if any(plan.coverage < 1 for plan in plans.values()):
-        blocks.append(Patch(facecolor="#eeeeee", edgecolor="#999999", hatch="//", label="no submodel fits"))
+        blocks.append(Patch(label="no submodel fits", **_NOBODY))
     shares.legend(handles=blocks, ncols=3, **place)
     looks: dict[str, Any] = {"linestyle": "", "color": "#333333"}
     marks = [

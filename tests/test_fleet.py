@@ -58,6 +58,7 @@ def fit_predictor() -> AccuracyPredictor:
 
 
 PREDICTOR = fit_predictor()
+BEST_FIRST = sorted(EVERY, key=lambda config: -PREDICTOR.predict(config).accuracy)
 
 
 def device(name: str = "a", share: float = 1.0, memory: float = 1e9, macs: float = 1e9) -> DeviceClass:
@@ -126,7 +127,8 @@ def test_shares_that_do_not_make_a_whole_are_refused():
 
 def test_room_for_everything_gives_the_best_of_all():
     (assignment,) = plan(device()).assignments
-    assert assignment.predicted.accuracy == pytest.approx(max(PREDICTOR.predict(c).accuracy for c in EVERY))
+    assert assignment.config == BEST_FIRST[0]
+    assert assignment.predicted == PREDICTOR.predict(BEST_FIRST[0])
     assert assignment.cost == SUPERNET.cost(assignment.config)
     assert assignment.memory_bytes == MEMORY[assignment.config]
     assert assignment.latency_ms == pytest.approx(MACS[assignment.config] / 1e9 * 1000)
@@ -138,14 +140,14 @@ def test_the_best_that_fits_memory_and_latency(one: int, other: int):
     """Exactly what fits; and no worse than the best of a memory that is smaller by the promised step."""
     memory, macs = MEMORY[EVERY[one]], MACS[EVERY[other]]
     (assignment,) = plan(device(memory=memory, macs=macs)).assignments
-    fits = {c: PREDICTOR.predict(c).accuracy for c in EVERY if MEMORY[c] <= memory and MACS[c] <= macs}
+    fits = [c for c in BEST_FIRST if MEMORY[c] <= memory and MACS[c] <= macs]
     if not fits:
         assert assignment.config is None
         return
     assert assignment.config in fits
     least, most = SPACE.reach("peak_activation_bytes")
-    surely = [value for c, value in fits.items() if MEMORY[c] <= memory - (most - least) / 4]
-    assert assignment.predicted.accuracy >= max(surely, default=0) - 1e-9
+    surely = [c for c in fits if MEMORY[c] <= memory - (most - least) / 4]
+    assert fits.index(assignment.config) <= (fits.index(surely[0]) if surely else len(fits))
 
 
 def test_who_gets_nothing_is_told_why():
@@ -168,7 +170,7 @@ def test_coverage_mean_and_worst():
         mean = (0.5 * getattr(large.predicted, part) + 0.3 * getattr(limited.predicted, part)) / 0.8
         assert getattr(found.mean(), part) == pytest.approx(mean)
     assert found.worst()[0].name == "limited"
-    assert found.worst()[1] == limited.predicted[:3]
+    assert found.worst()[1].low == limited.predicted.low
 
 
 def test_a_fleet_without_any_submodel():
@@ -204,11 +206,9 @@ def test_measurements_of_something_else_are_refused():
 
 def test_text_needs_a_token_count():
     supernet = make_supernet("bert")
-    rows = [make_row(c, 0.7 + c.hidden / 1000 + i % 3 / 100) for i, c in enumerate(EVERY[::6])]
-    predictor = AccuracyPredictor.fit(rows, supernet.space)
     with pytest.raises(ElasticSpaceError, match="token count"):
-        plan_fleet(supernet, predictor, [device()])
-    short, long = (plan_fleet(supernet, predictor, [device()], tokens).assignments[0] for tokens in (4, 16))
+        plan_fleet(supernet, PREDICTOR, [device()])
+    short, long = (plan_fleet(supernet, PREDICTOR, [device()], tokens).assignments[0] for tokens in (4, 16))
     assert short.memory_bytes < long.memory_bytes
     assert short.latency_ms < long.latency_ms
 
