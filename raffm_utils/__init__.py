@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .deployment import deploy
     from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
     from .export import export_submodel
+    from .fleet import DeviceClass, plan_fleet
+    from .fleet_plots import plot_fleet, plot_fleets
     from .pictures import plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
@@ -25,6 +27,7 @@ __all__ = [
     "AccuracyPredictor",
     "Budget",
     "BudgetExplorer",
+    "DeviceClass",
     "ElasticSpace",
     "Evaluation",
     "InfeasibleBudget",
@@ -41,7 +44,10 @@ __all__ = [
     "load_split",
     "load_submodel",
     "pareto_front",
+    "plan_fleet",
     "plot_accuracy_vs_parameters",
+    "plot_fleet",
+    "plot_fleets",
     "plot_widths",
     "predict",
     "read_sweep",
@@ -56,6 +62,8 @@ _LATER = {
     "deployment": ("deploy",),
     "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
     "export": ("export_submodel",),
+    "fleet": ("DeviceClass", "plan_fleet"),
+    "fleet_plots": ("plot_fleet", "plot_fleets"),
     "pictures": ("plot_widths",),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),

@@ -1,12 +1,13 @@
 """Classes of devices and what they have for a model: the devices of the published settings, as editable presets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from .budget import Budget
 from .errors import FleetError
-from .participation import SYSTEM_SETTINGS
+from .participation import DEVICE_CAPS, SYSTEM_SETTINGS
+from .supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -46,34 +47,48 @@ class DeviceClass:
         )
 
 
-# Assumptions, to be replaced by what is known of the devices at hand: the paper gives the sizes of their memories,
-# gigabytes that never bind for small networks. So `memory_bytes` is a quota that an application might leave to its
-# model, set such that the classes differ for the bundled checkpoints; 33 ms are 30 examples a second; and a quarter
-# of the float32 peak is taken to be sustained. The peaks, in 10^9 MACs per second:
-_PEAK_GMACS_PER_SECOND = {
-    "Raspberry Pi 4": 24.0,  # 4 Cortex-A72 at 1.5 GHz (Raspberry Pi documentation, BCM2711), 4 MACs a cycle each
-    "Raspberry Pi 5": 76.8,  # 4 Cortex-A76 at 2.4 GHz (Raspberry Pi documentation, BCM2712), 8 MACs a cycle each
-    "Dell XPS 15": 220.8,  # assumed to be a Core i7-12700H: 6 fast cores at their 2.3 GHz base clock, 16 MACs a cycle
-    "Jetson AGX Orin": 2650.0,  # 5.3 TFLOPS (NVIDIA, Jetson AGX Orin technical brief), 2 FLOPs a MAC
-    "V100": 7850.0,  # 15.7 TFLOPS (NVIDIA, the SXM2 version), 2 FLOPs a MAC
+# What is known of the devices, and what is assumed. Memory is all of it, of the largest version; 10^9 MACs per second
+# are the float32 peak, of which `SUSTAINED_SHARE` is taken to be kept up. The paper gives sizes of memory only.
+_RAM_GB_AND_PEAK_GMACS: Mapping[str, tuple[int, float]] = {
+    # Raspberry Pi documentation, BCM2711: 4 Cortex-A72 at 1.5 GHz, up to 8 GB; 4 MACs a cycle and core
+    "Raspberry Pi 4": (8, 24.0),
+    # Raspberry Pi documentation, BCM2712: 4 Cortex-A76 at 2.4 GHz; 8 MACs a cycle and core; 8 GB is assumed
+    "Raspberry Pi 5": (8, 76.8),
+    # assumed to be a Core i7-12700H with 16 GB: 6 fast cores at their base clock of 2.3 GHz, 16 MACs a cycle and core
+    "Dell XPS 15": (16, 220.8),
+    # Jetson AGX Orin technical brief, the module of 64 GB: 5.3 TFLOPS, at two FLOPs a MAC
+    "Jetson AGX Orin": (64, 2650.0),
+    # NVIDIA V100 data sheet, the SXM2 version of 32 GB: 15.7 TFLOPS, at two FLOPs a MAC
+    "V100": (32, 7850.0),
 }
-_QUOTA_MB = {"Raspberry Pi 4": 64, "Raspberry Pi 5": 72, "Dell XPS 15": 80, "Jetson AGX Orin": 88, "V100": 96}
-SUSTAINED_SHARE = 0.25
+SUSTAINED_SHARE = 0.25  # an assumption: measure, and put in what your devices do
+LATENCY_MS = 33.0  # an assumption: 30 examples a second
 
 PRESETS: Mapping[str, DeviceClass] = {
-    name: DeviceClass(name, 1.0, _QUOTA_MB[name] * 1e6, SUSTAINED_SHARE * peak * 1e9, 33.0)
-    for name, peak in _PEAK_GMACS_PER_SECOND.items()
+    name: DeviceClass(name, 1.0, ram * 1e9, SUSTAINED_SHARE * peak * 1e9, LATENCY_MS)
+    for name, (ram, peak) in _RAM_GB_AND_PEAK_GMACS.items()
 }
-
-
-def make_fleet(shares: Mapping[str, float], classes: Mapping[str, DeviceClass] = PRESETS) -> tuple[DeviceClass, ...]:
-    """The classes named in `shares`, each with that share of the clients."""
-    if unknown := sorted(set(shares) - set(classes)):
-        raise FleetError(f"no device class {', '.join(unknown)}: known are {', '.join(classes)}")
-    return tuple(replace(classes[name], share=share) for name, share in shares.items())
-
-
-# the published system settings (RaFFM, section 4), of the preset classes
+# the published system settings (see `participation`), of the presets
 FLEETS: Mapping[str, tuple[DeviceClass, ...]] = {
-    setting: make_fleet(shares) for setting, shares in SYSTEM_SETTINGS.items()
+    setting: tuple(replace(PRESETS[name], share=share) for name, share in shares.items())
+    for setting, shares in SYSTEM_SETTINGS.items()
 }
+
+
+def with_quota(
+    fleet: Iterable[DeviceClass],
+    supernet: Supernet,
+    tokens: int | None = None,
+    shares: Mapping[str, float] = DEVICE_CAPS,
+) -> tuple[DeviceClass, ...]:
+    """The same classes, each with the memory for a share of the full network, by the name of the class.
+
+    A device has other things to do than to hold a model, and memory in gigabytes never limits a small network. The
+    shares given are those that the classes are taken to have trained with (an assumption). As in training, no quota
+    is below what the smallest submodel takes: weights, and peak activations of one example.
+    """
+    fleet, costs = tuple(fleet), (supernet.cost(c, tokens) for c in (supernet.space.smallest(), supernet.full))
+    least, full = (cost.weight_bytes + (cost.peak_activation_bytes or 0) for cost in costs)
+    if unknown := sorted({device.name for device in fleet} - set(shares)):
+        raise FleetError(f"no share for {', '.join(unknown)}: there are those of {', '.join(shares)}")
+    return tuple(replace(device, memory_bytes=max(least, shares[device.name] * full)) for device in fleet)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .cost import Cost
-from .devices import FLEETS, PRESETS, DeviceClass, make_fleet
+from .devices import FLEETS, PRESETS, DeviceClass, with_quota
 from .errors import FleetError
 from .predictor import AccuracyPredictor, Predicted
 from .search import best_submodel
@@ -19,7 +19,7 @@ from .space import SubmodelConfig
 from .supernet import Supernet
 from .sweep_file import SweepRow
 
-__all__ = ["FLEETS", "PRESETS", "Assignment", "DeviceClass", "Estimate", "FleetPlan", "make_fleet", "plan_fleet"]
+__all__ = ["FLEETS", "PRESETS", "Assignment", "DeviceClass", "Estimate", "FleetPlan", "plan_fleet", "with_quota"]
 
 SPLITS = 5  # how many divisions of a memory between weights and activations are tried
 
@@ -120,7 +120,8 @@ class FleetPlan:
         """The table that JupyterLab shows."""
         names = ("device", "clients", "parameters", "memory", "latency", "predicted (90%)", "measured (95%)")
         head = "".join(f"<th>{name}</th>" for name in names)
-        return f"<table><tr>{head}</tr>{''.join(map(_html_row, self.assignments))}</table>"
+        notes = [f"<br>* {escape(a.device.name)}: {escape(a.note)}" for a in self.assignments if a.note]
+        return f"<table><tr>{head}</tr>{''.join(map(_html_row, self.assignments))}</table>{''.join(notes)}"
 
 
 def plan_fleet(
@@ -179,13 +180,17 @@ def _accuracies(plan: FleetPlan, measured: bool) -> list[tuple[DeviceClass, Esti
 
 
 def _html_row(a: Assignment) -> str:
-    cells = [escape(a.device.name), f"{a.device.share:.0%}"]
+    cells = [escape(a.device.name), f"{100 * a.device.share:.3g}%"]
     if a.cost is None:
-        return f"<tr>{''.join(f'<td>{c}</td>' for c in cells)}<td colspan=5>none: {escape(a.note)}</td></tr>"
-    cells.append(f"{a.cost.parameters / 1e6:.2f} M")
-    cells.append(f"{(a.memory_bytes or 0) / 1e6:.1f} of {a.device.memory_bytes / 1e6:.1f} MB")
-    cells.append(f"{a.latency_ms:.3g} of {a.device.latency_ms:.3g} ms")
-    for value, note in ((a.predicted, a.note), (a.measured, "")):
-        text = f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})" if value else ""
-        cells.append(text + (f"<br>{escape(note)}" if note else ""))
+        cells += ["none *", *[""] * 4]
+    else:
+        cells.append(f"{a.cost.parameters / 1e6:.2f} M")
+        cells.append(f"{(a.memory_bytes or 0) / 1e6:,.1f} of {a.device.memory_bytes / 1e6:,.1f} MB")
+        cells.append(f"{a.latency_ms:,.3g} of {a.device.latency_ms:,.3g} ms")
+        cells.append(_text(a.predicted) + (" *" if a.note else ""))
+        cells.append(_text(a.measured))
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _text(value: Predicted | SweepRow | None) -> str:
+    return "" if value is None else f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})"

@@ -12,11 +12,11 @@ from conftest import make_supernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raffm_utils.devices import FLEETS, PRESETS, DeviceClass, make_fleet
+from raffm_utils.devices import FLEETS, PRESETS, DeviceClass, with_quota
 from raffm_utils.errors import ElasticSpaceError, FleetError
 from raffm_utils.fleet import FleetPlan, plan_fleet
-from raffm_utils.fleet_picture import class_colours, plot_fleet, plot_fleets
-from raffm_utils.participation import SYSTEM_SETTINGS
+from raffm_utils.fleet_plots import class_colours, plot_fleet, plot_fleets
+from raffm_utils.participation import DEVICE_CAPS, SYSTEM_SETTINGS
 from raffm_utils.predictor import AccuracyPredictor
 from raffm_utils.space import SubmodelConfig
 from raffm_utils.sweep_file import SweepRow
@@ -91,18 +91,20 @@ def test_fleets_are_the_published_settings_of_the_presets():
 
 
 def test_presets_grow_from_the_smallest_device_to_the_largest():
-    for field in ("memory_bytes", "macs_per_second", "max_macs"):
-        values = [getattr(d, field) for d in PRESETS.values()]
-        assert values == sorted(set(values)), field
+    speeds = [d.macs_per_second for d in PRESETS.values()]
+    assert speeds == sorted(set(speeds))
 
 
-def test_a_fleet_of_edited_classes():
-    mine = {"phone": device("phone", memory=5e6), "V100": replace(PRESETS["V100"], latency_ms=5.0)}
-    fleet = make_fleet({"V100": 0.25, "phone": 0.75}, mine)
-    assert [(d.name, d.share) for d in fleet] == [("V100", 0.25), ("phone", 0.75)]
-    assert fleet[0].max_macs == pytest.approx(PRESETS["V100"].macs_per_second * 0.005)
-    with pytest.raises(FleetError, match=r"watch.*known are phone, V100"):
-        make_fleet({"watch": 1.0}, mine)
+def test_quotas_are_shares_of_the_full_network_but_hold_the_smallest_submodel():
+    fleet = with_quota(FLEETS["small"], SUPERNET)
+    full, smallest = MEMORY[SUPERNET.full], MEMORY[SPACE.smallest()]
+    quotas = [max(DEVICE_CAPS[d.name] * full, smallest) for d in FLEETS["small"]]
+    assert [d.memory_bytes for d in fleet] == pytest.approx(quotas)
+    assert [replace(d, memory_bytes=1e9) for d in fleet] == [replace(d, memory_bytes=1e9) for d in FLEETS["small"]]
+    tight = with_quota([device("phone")], SUPERNET, shares={"phone": 0.01})
+    assert plan(*tight).assignments[0].config == SPACE.smallest()
+    with pytest.raises(FleetError, match=r"no share for watch.*those of phone"):
+        with_quota([device("watch")], SUPERNET, shares={"phone": 0.5})
 
 
 @pytest.mark.parametrize(
@@ -274,9 +276,10 @@ def test_a_class_has_its_own_colour_and_a_preset_always_the_same():
 
 
 def test_table_for_the_notebook():
-    found = plan(device("<b>", 0.7), device("tiny", 0.3, memory=1))
+    found = measured(plan(device("<b>", 0.7), device("tiny", 0.3, memory=1)))
     table = found._repr_html_()
-    assert "&lt;b&gt;" in table
-    assert "<td>70%</td>" in table
-    assert "none: the smallest submodel takes" in table
+    assert "&lt;b&gt;</td><td>70%</td>" in table
+    assert "80.0% (78.0% to 81.0%)" in table
+    assert "<td>none *</td>" in table
+    assert "* tiny: the smallest submodel takes" in table
     assert table.count("<tr>") == 3

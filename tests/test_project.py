@@ -62,7 +62,7 @@ LAYOUT = [
     "recipes",
     "plotting",
     "pictures",
-    "fleet_picture",
+    "fleet_plots",
     "search_plots",
     "explorer_state",
     "explorer_html",
