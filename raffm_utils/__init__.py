@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .export import export_submodel
     from .fleet import DeviceClass, plan_fleet
     from .fleet_plots import plot_fleet, plot_fleets
-    from .pictures import plot_widths
+    from .latency import Latency, measure_latency_ms
+    from .latency_model import LatencyModel
+    from .pictures import plot_latency, plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
     from .predictor import AccuracyPredictor
@@ -31,6 +33,8 @@ __all__ = [
     "ElasticSpace",
     "Evaluation",
     "InfeasibleBudget",
+    "Latency",
+    "LatencyModel",
     "Prediction",
     "RaffmError",
     "SubmodelConfig",
@@ -43,11 +47,13 @@ __all__ = [
     "largest_submodel",
     "load_split",
     "load_submodel",
+    "measure_latency_ms",
     "pareto_front",
     "plan_fleet",
     "plot_accuracy_vs_parameters",
     "plot_fleet",
     "plot_fleets",
+    "plot_latency",
     "plot_widths",
     "predict",
     "read_sweep",
@@ -64,7 +70,9 @@ _LATER = {
     "export": ("export_submodel",),
     "fleet": ("DeviceClass", "plan_fleet"),
     "fleet_plots": ("plot_fleet", "plot_fleets"),
-    "pictures": ("plot_widths",),
+    "latency": ("Latency", "measure_latency_ms"),
+    "latency_model": ("LatencyModel",),
+    "pictures": ("plot_latency", "plot_widths"),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
     "predictor": ("AccuracyPredictor",),

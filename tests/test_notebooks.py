@@ -26,6 +26,7 @@ FAST: dict[str, Any] = {
     "LIVE_SUBMODELS": 2,
     "CANDIDATES": 2,
     "VALIDATION_EXAMPLES": 64,
+    "LATENCY_SECONDS": 2,
 }
 CELL_TIMEOUT_S = 900
 MAX_CELL_LINES = 20
@@ -114,7 +115,7 @@ def test_runs_without_errors(path: Path):
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("name", ["01_load_a_checkpoint", "02_sample_submodels"])
+@pytest.mark.parametrize("name", ["01_load_a_checkpoint", "02_sample_submodels", "04_budgets_and_latency"])
 def test_runs_for_a_text_checkpoint_by_its_parameters_alone(name: str, tmp_path: Path):
     """A tiny untrained one of the same form; the third notebook needs a stored sweep."""
     folder = write_text_checkpoint(tmp_path / "tiny", "bert")
