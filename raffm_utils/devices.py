@@ -49,6 +49,7 @@ class DeviceClass:
 
 # What is known of the devices, and what is assumed. Memory is all of it, of the largest version; 10^9 MACs per second
 # are the float32 peak, of which `SUSTAINED_SHARE` is taken to be kept up. The paper gives sizes of memory only.
+# NVIDIA's figures are from pages that quote its documents.
 _RAM_GB_AND_PEAK_GMACS: Mapping[str, tuple[int, float]] = {
     # Raspberry Pi documentation, BCM2711: 4 Cortex-A72 at 1.5 GHz, up to 8 GB; 4 MACs a cycle and core
     "Raspberry Pi 4": (8, 24.0),

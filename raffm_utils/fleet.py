@@ -97,6 +97,14 @@ class FleetPlan:
         """The class with the lowest accuracy, among those that have a submodel; None as for `mean`."""
         return min(_accuracies(self, measured), key=lambda found: found[1].accuracy, default=None)
 
+    def summary(self, *, measured: bool = False) -> str:
+        """Coverage, mean and worst class in one line."""
+        mean, worst = self.mean(measured=measured), self.worst(measured=measured)
+        text = f"{self.coverage:4.0%} of the clients have a submodel"
+        if mean is None or worst is None:
+            return text
+        return f"{text}: mean {_text(mean)}, worst {worst[1].accuracy:.1%} ({worst[0].name})"
+
     def with_measured(self, rows: Iterable[SweepRow]) -> "FleetPlan":
         """The same plan with the measured accuracy wherever `rows` hold the submodel.
 
@@ -192,5 +200,5 @@ def _html_row(a: Assignment) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _text(value: Predicted | SweepRow | None) -> str:
+def _text(value: Predicted | SweepRow | Estimate | None) -> str:
     return "" if value is None else f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # of Okabe and Ito; the last three are for classes that are no preset
-_COLOURS = (VERMILION, ORANGE, GREEN, BLUE, PURPLE, "#56B4E9", "#F0E442", "#000000")
+_COLOURS = (VERMILION, ORANGE, GREEN, BLUE, PURPLE, "#56B4E9", "#000000", "#F0E442")
 _NOBODY: dict[str, Any] = {"facecolor": "#eeeeee", "edgecolor": "#999999", "hatch": "//"}
 _LABEL = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.9}
 

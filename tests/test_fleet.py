@@ -175,6 +175,14 @@ def test_coverage_mean_and_worst():
     assert found.worst()[1].low == limited.predicted.low
 
 
+def test_summary_in_one_line():
+    found = plan(*three())
+    text = found.with_measured(make_row(c, 0.8) for c in found.configs).summary(measured=True)
+    assert text == " 80% of the clients have a submodel: mean 80.0% (78.0% to 81.0%), worst 80.0% (large)"
+    assert "(limited)" in found.summary()
+    assert found.summary(measured=True) == " 80% of the clients have a submodel"
+
+
 def test_a_fleet_without_any_submodel():
     nobody = plan(device(memory=1))
     assert nobody.coverage == 0
