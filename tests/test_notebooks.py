@@ -122,7 +122,9 @@ def test_runs_for_a_text_checkpoint_by_its_parameters_alone(name: str, tmp_path:
     space = json.loads((folder / "elastic_space.json").read_text())
     (folder / "elastic_space.json").write_text(json.dumps({**space, "provenance": {"dataset": "movie_reviews"}}))
     notebook = read(FOLDER / f"{name}.ipynb")
-    assert "CHECKPOINT" in override_parameters(notebook, {**FAST, "CHECKPOINT": str(folder), "START_SHARE": 0.9})
+    assert "CHECKPOINT" in override_parameters(
+        notebook, {**FAST, "CHECKPOINT": str(folder), "START_SHARE": 0.9, "TOKENS": 16}
+    )
     execute(notebook)
     assert errors_in(notebook) == []
 
