@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .deployment import deploy
     from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
     from .export import export_submodel
+    from .fleet import DeviceClass, plan_fleet
+    from .fleet_plots import plot_fleet, plot_fleets
     from .latency import Latency, measure_latency_ms
     from .latency_model import LatencyModel
     from .pictures import plot_latency, plot_widths
@@ -30,6 +32,7 @@ __all__ = [
     "AccuracyPredictor",
     "Budget",
     "BudgetExplorer",
+    "DeviceClass",
     "ElasticSpace",
     "Evaluation",
     "InfeasibleBudget",
@@ -52,8 +55,11 @@ __all__ = [
     "load_submodel",
     "measure_latency_ms",
     "pareto_front",
+    "plan_fleet",
     "plot_accuracy_vs_parameters",
     "plot_answers",
+    "plot_fleet",
+    "plot_fleets",
     "plot_latency",
     "plot_pareto",
     "plot_predicted",
@@ -72,6 +78,8 @@ _LATER = {
     "deployment": ("deploy",),
     "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
     "export": ("export_submodel",),
+    "fleet": ("DeviceClass", "plan_fleet"),
+    "fleet_plots": ("plot_fleet", "plot_fleets"),
     "latency": ("Latency", "measure_latency_ms"),
     "latency_model": ("LatencyModel",),
     "pictures": ("plot_latency", "plot_widths"),

@@ -31,3 +31,7 @@ class TrainingError(RaffmError):
 
 class DeploymentError(RaffmError):
     """A submodel cannot be exported, or what was exported does not compute what it should."""
+
+
+class FleetError(RaffmError):
+    """A table of device classes is malformed, or measurements do not belong to the plan they are given to."""
