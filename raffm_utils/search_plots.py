@@ -22,12 +22,14 @@ def plot_pareto(
     `metric` is the one that the front was asked for. Points that lie outside the data are hollow.
     """
     ax = ax or new_axes((8.4, 5.2))
+    unit, unit_name = (1.0, "ms") if metric.endswith("_ms") else (1e6, "MB" if metric.endswith("_bytes") else "million")
+    across_label = AXIS_LABELS.get(metric, f"{metric.rpartition('_')[0].replace('_', ' ').capitalize()} ({unit_name})")
     measured = [row for row in rows if getattr(row, metric, None) is not None]
     if measured:
-        across, up = [getattr(row, metric) / 1e6 for row in measured], [100 * row.accuracy for row in measured]
+        across, up = [getattr(row, metric) / unit for row in measured], [100 * row.accuracy for row in measured]
         label = f"{len(measured):,} measured submodels"
         ax.scatter(across, up, s=14, color="#9a9a9a", linewidths=0, alpha=0.8, label=label)
-    cost = [point.cost / 1e6 for point in front]
+    cost = [point.cost / unit for point in front]
     accuracy, low, high = (
         [100 * getattr(point.predicted, name) for point in front] for name in ("accuracy", "low", "high")
     )
@@ -38,7 +40,7 @@ def plot_pareto(
         if part:
             x, y = [cost[number] for number in part], [accuracy[number] for number in part]
             ax.scatter(x, y, s=30, color=face, edgecolors=BLUE, zorder=4, label=text or None)
-    _finish(ax, AXIS_LABELS.get(metric, f"{metric.replace('_', ' ')} (million)"), "Accuracy (%)")
+    _finish(ax, across_label, "Accuracy (%)")
     ax.legend(loc="lower right", fontsize=9)
     return ax
 

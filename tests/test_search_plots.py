@@ -47,6 +47,16 @@ def test_a_front_alone_and_rows_without_the_metric_are_no_error():
     assert plot_pareto(front, [], ax, metric="macs") is ax
 
 
+@pytest.mark.parametrize(
+    ("metric", "cost", "label"),
+    [("latency_ms", 5, "Latency (ms)"), ("peak_activation_bytes", 5e6, "Peak activation (MB)")],
+)
+def test_costs_that_rows_do_not_have_are_drawn_in_their_own_units(metric, cost, label):
+    ax = plot_pareto([FrontPoint(SPACE.smallest(), cost, Predicted(0.8, 0.7, 0.9))] * 2, ROWS, metric=metric)
+    assert points_of(ax)[0][0] == pytest.approx([5, 80])
+    assert ax.get_xlabel() == label
+
+
 def test_every_held_out_submodel_is_drawn_and_misses_stand_out():
     measured = np.array([0.80, 0.82, 0.84, 0.90])
     low, high = measured - 0.02, np.array([0.9, 0.9, 0.9, 0.89])
