@@ -5,7 +5,7 @@ import io
 from html import escape
 
 from .explorer_evaluation import Evaluated
-from .explorer_metrics import Metric
+from .explorer_metrics import MACS, PARAMETERS, Metric
 from .explorer_state import ExplorerState
 from .plotting import VERMILION, approximately, plot_accuracy_vs_parameters, plot_intervals
 
@@ -81,7 +81,7 @@ def result_html(state: ExplorerState) -> str:
 def _result_html(state: ExplorerState) -> str:
     if (running := state.measurement) is not None:
         which = "this submodel" if running.config == state.config else "a submodel shown before"
-        size = f"{running.cost.parameters / 1e6:,.2f}&nbsp;M parameters"
+        size = f"{PARAMETERS.text(running.cost.parameters)} parameters"
         doing = "Cancelling the evaluation of" if running.cancelled else "Evaluating"
         return f"{doing} {which} ({size}): {running.done:,} of {running.total:,} examples"
     if state.failure:
@@ -131,8 +131,7 @@ def _past_table(state: ExplorerState) -> str:
         return ""
     names = ("", "Parameters", "MACs", "Accuracy", "95% interval")
     rows = "".join(
-        f"<tr><td>{number}</td><td>{item.parameters / 1e6:,.2f}&nbsp;M</td>"
-        f"<td>{(item.macs or 0) / 1e6:,.2f}&nbsp;M</td>"
+        f"<tr><td>{number}</td><td>{PARAMETERS.text(item.parameters)}</td><td>{MACS.text(MACS.of(item.cost))}</td>"
         f"<td>{item.accuracy:.1%}</td><td>{_interval(item)}</td></tr>"
         for number, item in reversed(list(enumerate(state.history, start=1)))
     )

@@ -24,9 +24,11 @@ class Metric:
         return f"{shown:,.2f}\u00a0{self.unit}" if shown >= 1 else f"{shown:.3g}\u00a0{self.unit}"
 
 
+PARAMETERS = Metric("parameters", "Parameters", "M", 1e6)
+MACS = Metric("macs", "MACs", "M", 1e6)
 ALL = (
-    Metric("parameters", "Parameters", "M", 1e6),
-    Metric("macs", "MACs", "M", 1e6),
+    PARAMETERS,
+    MACS,
     Metric("latency_ms", "Latency", "ms", 1.0),
     Metric("weight_bytes", "Weight memory", "MB", 1e6),
     Metric("peak_activation_bytes", "Peak activations", "MB", 1e6),

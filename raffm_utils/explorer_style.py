@@ -9,7 +9,7 @@ STYLE = """<style>
 .raffm-explorer .noUi-handle:focus { outline: 3px solid #D55E00; outline-offset: 2px; }
 .raffm-explorer button { width: auto; padding: 0 14px; }
 .raffm-explorer button i { margin-right: 8px !important; }
-.raffm-count { min-height: 5em; overflow-wrap: anywhere; }
+.raffm-count { height: 5.2em; overflow-y: auto; overflow-wrap: anywhere; }
 .raffm-count b { font-size: 20px; }
 .raffm-problem small { font-size: 14px; }
 .raffm-problem { border-left: 5px solid #D55E00; padding: 2px 10px; overflow-wrap: anywhere; }
@@ -18,7 +18,7 @@ STYLE = """<style>
 .raffm-explorer td { white-space: nowrap; }
 .raffm-explorer th:first-child { text-align: left; }
 .raffm-faded { opacity: 0.35; }
-.raffm-predicted { min-height: 2.8em; }
+.raffm-predicted { min-height: 3.2em; }
 .raffm-result { min-height: 1.6em; }
 .raffm-past > div { max-height: 220px; overflow: auto; }
 .raffm-past img { width: 640px; max-width: 100%; height: auto; aspect-ratio: 64 / 46; }
@@ -37,6 +37,7 @@ STYLE = """<style>
   .widget-slider .widget-readout { min-width: 60px; }
   th, td { padding-right: 10px !important; }
   svg { font-size: 20px; }
+  .raffm-count { height: 8em; }
   .raffm-count b { font-size: 17px; }
 }
 </style>"""

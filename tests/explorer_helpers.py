@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from raffm_utils import Supernet
-from raffm_utils.budget import Affine
+from raffm_utils.budget import METRICS, Affine
 from raffm_utils.families import FAMILIES
-from raffm_utils.space import SubmodelConfig
+from raffm_utils.predictor import AccuracyPredictor
 from raffm_utils.space_file import ElasticSpec
+from raffm_utils.sweep_file import SweepRow
 
 CLASSES = 3
 SHAPE = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=CLASSES)
@@ -86,32 +86,36 @@ class FlatLatency:
         return Affine(1_000_000 + 10_000 * hidden, 1_000, 500)
 
 
-class WidePredictor:
-    """A predictor that likes wide FFNs; stands in for an `AccuracyPredictor`."""
+def made_rows(
+    supernet: Supernet, number: int = 60, split: str = "validation", tokens: int | None = None
+) -> list[SweepRow]:
+    """Rows of a sweep that never ran: wide FFNs are good, chance adds a little."""
+    rng, rows = np.random.default_rng(0), []
+    for config in dict.fromkeys(supernet.space.sample(None, rng) for _ in range(number)):
+        cost = supernet.cost(config, tokens)
+        accuracy = 0.6 + 0.25 * sum(config.ffn) / sum(supernet.full.ffn) + rng.normal(0, 0.005)
+        given: dict[str, Any] = dict(
+            checkpoint="test",
+            fingerprint="f" * 16,
+            dataset="pictures",
+            split=split,
+            data_fingerprint="0" * 16,
+            examples=500,
+            accuracy=accuracy,
+            low=accuracy - 0.04,
+            high=accuracy + 0.03,
+            f1=accuracy,
+            loss=0.5,
+            seed=0,
+            device="cpu",
+            seconds=0.1,
+            libraries="",
+            tokens=tokens,
+        )
+        rows.append(SweepRow(config=config, **given, **{metric: getattr(cost, metric) for metric in METRICS}))
+    return rows
 
-    def __init__(self, note: str = "") -> None:
-        self.note = note
 
-    def predict(self, config: SubmodelConfig) -> Any:
-        accuracy = 0.5 + 0.004 * sum(config.ffn)
-        return SimpleNamespace(accuracy=accuracy, low=accuracy - 0.02, high=accuracy + 0.01, note=self.note)
-
-
-@dataclass
-class FakeSearch:
-    """Stands in for the module `search`: what it is asked is kept, what it answers was drawn at random."""
-
-    asked: list[tuple[Any, ...]] = field(default_factory=list)
-
-    def best_submodel(self, space, predictor, budget):
-        self.asked.append(("best", budget))
-        return max((space.sample(budget, np.random.default_rng(i)) for i in range(50)), key=lambda c: sum(c.ffn))
-
-    def best_submodels(self, space, predictor, budget, number, rng):
-        self.asked.append(("bests", budget, number))
-        return [space.sample(budget, rng) for _ in range(number)]
-
-    def largest_submodel(self, space, budget, metric, tokens):
-        self.asked.append(("largest", budget, metric, tokens))
-        drawn = (space.sample(budget, np.random.default_rng(i)) for i in range(50))
-        return max(drawn, key=lambda config: space.cost_of(config, metric, tokens))
+def made_predictor(supernet: Supernet, tokens: int | None = None) -> AccuracyPredictor:
+    """A predictor that knows wide FFNs to be good."""
+    return AccuracyPredictor.fit(made_rows(supernet, tokens=tokens), supernet.space)
