@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -90,6 +90,18 @@ class Parameter:
         return tuple(size if axis is None else widths[axis] for size, axis in zip(self.shape, self.axes, strict=True))
 
 
+class Live(NamedTuple):
+    """One moment in a layer: how many values of each width are alive for every token, weights left out.
+
+    Counted in the first layer; all later ones also keep the output of the embeddings, one hidden width more.
+    The peak of a network is the largest of all moments of all layers.
+    """
+
+    hidden: int
+    attention: int = 0
+    ffn: int = 0
+
+
 @dataclass(frozen=True)
 class Family:
     """An architecture family: its axis table and the names its code and configuration use."""
@@ -100,6 +112,7 @@ class Family:
     rows: tuple[Row, ...]
     attention_module: str  # path of the module that splits heads, with `{layer}`
     head_size_name: str  # its attribute that holds the head size
+    live: tuple[Live, ...]  # the moments of a layer that can be the peak, with fused attention and activation
     # norm before a block -> the linear layers it feeds; empty where norms stand after the blocks
     norm_readers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     hidden_key: str = "hidden_size"

@@ -1,16 +1,17 @@
 """Costs of submodels in closed form, from the axis table alone; fvcore as an independent check."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-from .budget import METRICS, Affine
+from .activation import PeakActivation
+from .budget import LATENCY, METRICS, NS_PER_MS, Affine, Choices, Latency
 from .errors import ElasticSpaceError
-from .families import Axis, Parameter, Use
+from .families import Axis, Live, Parameter, Use
 from .space import SubmodelConfig
 
 
@@ -22,27 +23,42 @@ class Cost:
     two FLOPs. `weight_bytes` is what the parameters take in memory at the supernet's precision.
     `encoder_parameters` leave out the embeddings: the tables of words, positions and token types and the
     class token of an image model, but not their norm, nor the projection of image patches.
+
+    `latency_ms` is what the supernet's latency model predicts, None without one or at another token count.
+    `peak_activation_bytes` are of the tensors alive at once while one example without padding is computed in
+    inference mode by PyTorch, with its fused attention (`sdpa`, the default) and a one-kernel activation
+    function such as GELU; weights, inputs and what an operator needs inside itself are left out.
     """
 
     parameters: int
     macs: int | None
     weight_bytes: int
     encoder_parameters: int
+    latency_ms: float | None = None
+    peak_activation_bytes: int | None = None
 
 
 class CostModel:
     """Closed-form costs of every submodel of one network.
 
-    `image_tokens` and `patches` are None for a text model, whose MACs need a token count.
+    `image_tokens` and `patches` are None for a text model, whose MACs need a token count. `live` are the moments
+    of its family that can be the peak of activations. `latency` may be set and changed at any time.
     """
 
     def __init__(
-        self, parameters: tuple[Parameter, ...], *, patches: int | None = None, bytes_per_parameter: int = 4
+        self,
+        parameters: tuple[Parameter, ...],
+        *,
+        patches: int | None = None,
+        bytes_per_parameter: int = 4,
+        live: tuple[Live, ...] = (),
     ) -> None:
         self.parameters = parameters
         self.patches = patches
         self.image_tokens = None if patches is None else patches + 1
         self.bytes_per_parameter = bytes_per_parameter
+        self.latency: Latency | None = None
+        self._peak = PeakActivation(live, bytes_per_parameter)
         self._layers = len({p.layer for p in parameters} - {None})
         self._affine = lru_cache(maxsize=4096)(self._compute)
 
@@ -51,20 +67,64 @@ class CostModel:
         if self.image_tokens is not None:
             return self.image_tokens
         if tokens is None or tokens < 1:
-            raise ElasticSpaceError(f"tokens={tokens}: MACs of a text model need a token count, such as tokens=64")
+            raise ElasticSpaceError(
+                f"tokens={tokens}: MACs and activations of a text model need a token count, such as tokens=64"
+            )
         return tokens
 
     def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         """The named costs at one hidden width, as affine functions of the total attention and FFN widths."""
-        return {m: self._affine(m, hidden, self.tokens(tokens) if m == "macs" else None) for m in metrics}
+        return {
+            m: self._latency(tokens).affine(hidden)
+            if m == LATENCY
+            else self._affine(m, hidden, self.tokens(tokens) if m == "macs" else None)
+            for m in metrics
+        }
+
+    def peak(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int | None) -> int:
+        """Peak activation memory of one example, in bytes (see `Cost`)."""
+        return self._known_peak.bytes(hidden, attention, ffn, self.tokens(tokens))
+
+    def within_peak(
+        self, hidden: int, attention: Choices, ffn: Choices, tokens: int | None, limit: int
+    ) -> tuple[Choices, Choices] | None:
+        """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none."""
+        return self._known_peak.within(hidden, attention, ffn, self.tokens(tokens), limit)
 
     def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
-        """All costs of one submodel; `macs` is None for a text model without `tokens`."""
-        metrics = [m for m in METRICS if m != "macs" or self.image_tokens or tokens is not None]
+        """All costs of one submodel; `macs` and `peak_activation_bytes` are None for a text model without `tokens`."""
+        counted = self.image_tokens is not None or tokens is not None
+        metrics = [m for m in METRICS if m != "macs" or counted]
+        if self.latency is not None and (self.image_tokens is not None or tokens in (None, self.latency.tokens)):
+            metrics.append(LATENCY)
         totals = sum(config.attention), sum(config.ffn)
         values = {m: affine(*totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
-        macs = values.pop("macs", None)
-        return Cost(macs=macs, **values)
+        macs, nanoseconds = values.pop("macs", None), values.pop(LATENCY, None)
+        return Cost(
+            macs=macs,
+            latency_ms=None if nanoseconds is None else nanoseconds / NS_PER_MS,
+            peak_activation_bytes=self.peak(config.hidden, config.attention, config.ffn, tokens)
+            if counted and self._peak.live
+            else None,
+            **values,
+        )
+
+    @property
+    def _known_peak(self) -> PeakActivation:
+        if not self._peak.live:
+            raise ElasticSpaceError("peak_activation_bytes is not known: give CostModel the `live` of its family")
+        return self._peak
+
+    def _latency(self, tokens: int | None) -> Latency:
+        if self.latency is None:
+            raise ElasticSpaceError(
+                "latency_ms is not known before it is measured: set supernet.latency = LatencyModel.fit(supernet, ...)"
+            )
+        if self.image_tokens is None and tokens not in (None, self.latency.tokens):
+            raise ElasticSpaceError(
+                f"tokens={tokens}, but latency was measured at {self.latency.tokens}: give that number, or fit again"
+            )
+        return self.latency
 
     def _compute(self, metric: str, hidden: int, tokens: int | None) -> Affine:
         if metric == "weight_bytes":

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -39,6 +40,35 @@ class Totals:
             widths.append(options[picked])
             index = left[picked]
         return tuple(reversed(widths))
+
+
+@lru_cache(maxsize=256)
+def totals(choices: tuple[tuple[int, ...], ...]) -> Totals:
+    """The totals of these choices; kept, because budgets often restrict layers to the same few sets."""
+    return Totals(choices)
+
+
+def span(
+    values: np.ndarray, spent: np.ndarray, per_value: int, low: int | None, high: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """For every amount spent already, which of the rising `values` at a price each stay within low..high.
+
+    They are numbers first..last-1; both ends of the limits are included.
+    """
+    first, last = np.zeros(len(spent), dtype=np.int64), np.full(len(spent), len(values), dtype=np.int64)
+    if high is not None:
+        last = (
+            np.searchsorted(values, (high - spent) // per_value, side="right")
+            if per_value
+            else np.where(spent <= high, last, 0)
+        )
+    if low is not None:
+        first = (
+            np.searchsorted(values, -((spent - low) // per_value), side="left")
+            if per_value
+            else np.where(spent >= low, first, len(values))
+        )
+    return first, last
 
 
 def uniform_below(n: int, rng: np.random.Generator) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .budget import Budget
+from .budget import LATENCY, METRICS, Budget
 from .errors import CheckpointError, DataError, DeploymentError
 from .evaluation import evaluate
 from .export import check_formats, export_submodel
@@ -90,22 +90,15 @@ def about(supernet: Supernet, config: SubmodelConfig, tokens: int | None = None)
 def near_the_limit(supernet: Supernet, budget: Budget, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
     """Up to `number` different submodels inside a budget, as near its limits as some lie; the largest if it fits."""
     space, tight = supernet.space, budget
-    for metric, (low, high) in budget.limits().items():
-        if low is None and high is not None:
+    for metric in (*METRICS, LATENCY):
+        high = getattr(budget, f"max_{metric}")
+        if high is not None and getattr(budget, f"min_{metric}") is None:
             _, most = space.reach(metric, budget.tokens)
             bounds: dict[str, Any] = {f"min_{metric}": NEAR * min(high, most)}
             tight = tighter if space.count(tighter := replace(tight, **bounds)) else tight
-    found = [space.largest()] if _fits(supernet, space.largest(), budget) else []
+    found = [space.largest()] if space.fits(space.largest(), budget) else []
     found += [space.sample(tight, rng) for _ in range(number)]
     return list(dict.fromkeys(found))[:number]
-
-
-def _fits(supernet: Supernet, config: SubmodelConfig, budget: Budget) -> bool:
-    for metric, (low, high) in budget.limits().items():
-        cost = supernet.space.cost_of(config, metric, budget.tokens)
-        if (low is not None and cost < low) or (high is not None and cost > high):
-            return False
-    return True
 
 
 def _validation_halves(supernet: Supernet, examples: int) -> "tuple[Split, Split] | tuple[None, None]":

@@ -144,7 +144,7 @@ def spread_over_size(
     """
     if number < 1 or metric not in METRICS:
         raise ElasticSpaceError(f"number={number}, metric={metric!r}: give at least 1, and one of {', '.join(METRICS)}")
-    least, most = space.reach(metric, tokens)
+    least, most = (int(end) for end in space.reach(metric, tokens))
     edges = [least + (most - least) * i // number for i in range(number + 1)]
     return [_draw(space, low, high, rng, metric, tokens) for low, high in pairwise(edges)]
 
@@ -207,7 +207,7 @@ def sweep(
             rows[config] = SweepRow(
                 checkpoint=supernet.name,
                 config=config,
-                **vars(costs[config]),
+                **{metric: getattr(costs[config], metric) for metric in METRICS},
                 **belongs,
                 **{name: getattr(measured, name) for name in ("accuracy", "low", "high", "f1", "loss")},
                 seed=seed,

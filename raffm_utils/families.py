@@ -6,9 +6,22 @@ table and registering it in `FAMILIES`.
 
 from collections.abc import Mapping
 
-from .axes import Axis, Family, Parameter, Role, Row, Use
+from .axes import Axis, Family, Live, Parameter, Role, Row, Use
 
-__all__ = ["BERT", "DISTILBERT", "FAMILIES", "ROBERTA", "VIT", "Axis", "Family", "Parameter", "Role", "Row", "Use"]
+__all__ = [
+    "BERT",
+    "DISTILBERT",
+    "FAMILIES",
+    "ROBERTA",
+    "VIT",
+    "Axis",
+    "Family",
+    "Live",
+    "Parameter",
+    "Role",
+    "Row",
+    "Use",
+]
 
 H, F = Axis.HIDDEN, Axis.FFN
 
@@ -49,6 +62,9 @@ def _bert_encoder(prefix: str) -> tuple[Row, ...]:
     )
 
 
+# the attention product; the norm behind attention; the activation; the norm behind the FFN
+_BERT_LIVE = (Live(1, attention=4), Live(4, attention=1), Live(2, ffn=2), Live(5, ffn=1))
+
 _VIT_LAYER = "vit.layers.{layer}"
 VIT = Family(
     model_type="vit",
@@ -69,6 +85,8 @@ VIT = Family(
     ),
     attention_module=f"{_VIT_LAYER}.attention",
     head_size_name="head_dim",
+    # the attention output projection; the activation; the second FFN product
+    live=(Live(3, attention=4), Live(3, ffn=2), Live(4, ffn=1)),
     norm_readers=(
         (
             f"{_VIT_LAYER}.layernorm_before",
@@ -90,6 +108,7 @@ BERT = Family(
     ),
     attention_module="bert.encoder.layer.{layer}.attention.self",
     head_size_name="attention_head_size",
+    live=_BERT_LIVE,
 )
 
 ROBERTA = Family(
@@ -103,6 +122,7 @@ ROBERTA = Family(
     ),
     attention_module="roberta.encoder.layer.{layer}.attention.self",
     head_size_name="attention_head_size",
+    live=_BERT_LIVE,
     counts_positions_from_padding=True,
 )
 
@@ -125,6 +145,8 @@ DISTILBERT = Family(
     ),
     attention_module=f"{_DISTILBERT_LAYER}.attention",
     head_size_name="attention_head_size",
+    # the attention output projection; the activation; the second FFN product; the norm behind the FFN
+    live=(Live(2, attention=4), Live(2, ffn=2), Live(3, ffn=1), Live(5)),
     hidden_key="dim",
     ffn_key="hidden_dim",
     heads_key="n_heads",

@@ -4,15 +4,14 @@ For a given hidden width every cost is affine in the total attention width and t
 budget therefore sees three numbers only, and counting reduces to one-dimensional counts over the layers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from .budget import Affine, Budget, Costs
-from .counting import Totals, pick
+from .budget import LATENCY, NS_PER_MS, PEAK, Budget, Choices, Costs
+from .counting import Totals, pick, span, totals
 from .errors import ElasticSpaceError, InfeasibleBudget
 from .families import Axis
 
@@ -73,7 +72,8 @@ class Region(NamedTuple):
     """All that fits a budget at one hidden width: for every attention total, FFN totals first..last-1.
 
     `attention` and `ffn` count the ways to each total; `ways` is their product summed over the FFN totals that
-    fit, for every attention total, and `size` the sum of that.
+    fit, for every attention total, and `size` the sum of that. Under a limit on peak activations, which each
+    layer has to keep for itself, they count only the choices that keep it.
     """
 
     hidden: int
@@ -150,43 +150,53 @@ class ElasticSpace:
         column = first + pick(part.ffn.ways[first:last], rng)
         return SubmodelConfig(part.hidden, part.attention.draw(row, rng), part.ffn.draw(column, rng))
 
-    def reach(self, metric: str, tokens: int | None = None) -> tuple[int, int]:
+    def reach(self, metric: str, tokens: int | None = None) -> tuple[float, float]:
         """The smallest and largest value of one cost in this space."""
         return self.cost_of(self.smallest(), metric, tokens), self.cost_of(self.largest(), metric, tokens)
 
-    def cost_of(self, config: SubmodelConfig, metric: str, tokens: int | None = None) -> int:
-        """One cost of one submodel, in closed form."""
-        affine = self._affine(config.hidden, (metric,), tokens)[metric]
+    def cost_of(self, config: SubmodelConfig, metric: str, tokens: int | None = None) -> float:
+        """One cost of one submodel, in closed form: a whole number, but for `latency_ms`."""
+        whole = self._whole_cost(config, metric, tokens)
+        return whole / NS_PER_MS if metric == LATENCY else whole
+
+    def fits(self, config: SubmodelConfig, budget: Budget) -> bool:
+        """Whether a submodel keeps all limits, whether or not it is in this space."""
+        for metric, (low, high) in budget.limits().items():
+            cost = self._whole_cost(config, metric, budget.tokens)
+            if (low is not None and cost < low) or (high is not None and cost > high):
+                return False
+        return True
+
+    def _whole_cost(self, config: SubmodelConfig, metric: str, tokens: int | None) -> int:
+        if metric == PEAK:
+            return self._known_costs.peak(config.hidden, config.attention, config.ffn, tokens)
+        affine = self._known_costs.affine(config.hidden, tokens, (metric,))[metric]
         return affine(sum(config.attention), sum(config.ffn))
 
-    @cached_property
-    def _attention_totals(self) -> Totals:
-        return Totals(self.attention)
-
-    @cached_property
-    def _ffn_totals(self) -> Totals:
-        return Totals(self.ffn)
-
-    def _affine(self, hidden: int, metrics: Iterable[str], tokens: int | None) -> dict[str, Affine]:
+    @property
+    def _known_costs(self) -> Costs:
         if self.costs is None:
             raise ElasticSpaceError("this space knows no costs, so it cannot be limited: use the one of a Supernet")
-        return self.costs.affine(hidden, tokens, metrics)
+        return self.costs
 
     def regions(self, budget: Budget) -> list[Region]:
         """What fits `budget`, for each hidden width from the largest; regions may be empty."""
-        attention, ffn, limits = self._attention_totals, self._ffn_totals, budget.limits()
+        limits = budget.limits()
+        _, peak = limits.pop(PEAK, (None, None))
+        kept: tuple[Choices, Choices] | None = (self.attention, self.ffn)
+        unlimited = attention, ffn = totals(self.attention), totals(self.ffn)
         regions = []
         for hidden in self.hidden:
+            if peak is not None:
+                kept = self._known_costs.within_peak(hidden, self.attention, self.ffn, budget.tokens, peak)
+                attention, ffn = (totals(kept[0]), totals(kept[1])) if kept else unlimited
             first = np.zeros(len(attention.values), dtype=np.int64)
-            last = np.full(len(attention.values), len(ffn.values), dtype=np.int64)
-            affine = self._affine(hidden, limits, budget.tokens) if limits else {}
+            last = np.full(len(attention.values), len(ffn.values) if kept else 0, dtype=np.int64)
+            affine = self._known_costs.affine(hidden, budget.tokens, limits) if limits else {}
             for metric, (low, high) in limits.items():
                 base, per_attention, per_ffn = affine[metric]
-                spent = base + per_attention * attention.values
-                if high is not None:
-                    last = np.minimum(last, np.searchsorted(ffn.values, (high - spent) // per_ffn, side="right"))
-                if low is not None:
-                    first = np.maximum(first, np.searchsorted(ffn.values, -((spent - low) // per_ffn), side="left"))
+                least, most = span(ffn.values, base + per_attention * attention.values, per_ffn, low, high)
+                first, last = np.maximum(first, least), np.minimum(last, most)
             last = np.maximum(first, last)
             ways = attention.ways * (ffn.below[last] - ffn.below[first])
             regions.append(Region(hidden, attention, ffn, first, last, ways, int(ways.sum())))
@@ -195,15 +205,21 @@ class ElasticSpace:
     def why_infeasible(self, budget: Budget) -> str:
         """What to change in a budget that nothing fits, and what can be reached."""
         faults, reaches = [], []
-        for metric, (low, high) in budget.limits().items():
+        for metric, limits in budget.limits().items():
             smallest, largest = self.reach(metric, budget.tokens)
-            reaches.append(f"{metric} from {smallest:,} to {largest:,}")
+            low, high = (None if x is None else x / NS_PER_MS if metric == LATENCY else x for x in limits)
+            reaches.append(f"{metric} from {_text(smallest)} to {_text(largest)}")
             if high is not None and high < smallest:
-                faults.append(f"max_{metric}={high:,} is too low: raise it to {smallest:,} or more")
+                faults.append(f"max_{metric}={_text(high)} is too low: raise it to {_text(smallest)} or more")
             if low is not None and low > largest:
-                faults.append(f"min_{metric}={low:,} is too high: lower it to {largest:,} or less")
+                faults.append(f"min_{metric}={_text(low)} is too high: lower it to {_text(largest)} or less")
         reach = "this space reaches " + ", ".join(reaches)
         if not faults:
-            asked = ", ".join(f"{k}={v:,.0f}" for k, v in vars(budget).items() if v is not None and k != "tokens")
+            asked = ", ".join(f"{k}={_text(v)}" for k, v in vars(budget).items() if v is not None and k != "tokens")
             faults = [f"nothing between these limits ({asked}): widen one of them"]
         return f"no submodel fits: {'; '.join(faults)} ({reach})"
+
+
+def _text(value: float) -> str:
+    """A number with all that counts: milliseconds down to the nanosecond."""
+    return f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from . import checkpoints
+from .budget import Latency
 from .cost import Cost, CostModel
 from .errors import CheckpointError, ElasticSpaceError
 from .families import Axis, Family, Parameter, Role
@@ -38,7 +39,10 @@ class Supernet:
         self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
         self.layers, self.heads, self.hidden, self.ffn = family.widths(model.config)
         self.costs = CostModel(
-            self.parameters, patches=family.patches(model.config), bytes_per_parameter=self._weight_size()
+            self.parameters,
+            patches=family.patches(model.config),
+            bytes_per_parameter=self._weight_size(),
+            live=family.live,
         )
         self.space: ElasticSpace = spec.space(self.layers, self.heads, self.hidden, self.ffn, self.costs)
 
@@ -87,12 +91,21 @@ class Supernet:
         return self.heads if self.spec.head_slicing == PER_HEAD else None
 
     def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
-        """Parameters, MACs of one example and weight bytes, in closed form; no model is built.
+        """All costs of one example, in closed form; no model is built.
 
         `tokens` is the sequence length for text models; image models have their own.
         """
         self.check(config)
         return self.costs.cost(config, tokens)
+
+    @property
+    def latency(self) -> Latency | None:
+        """The latency model that costs and budgets go by; None until one is set (see `LatencyModel.fit`)."""
+        return self.costs.latency
+
+    @latency.setter
+    def latency(self, model: Latency | None) -> None:
+        self.costs.latency = model
 
     def check(self, config: SubmodelConfig) -> None:
         """Raise `ElasticSpaceError` unless `config` can be cut from this network."""

@@ -26,6 +26,7 @@ LAYOUT = [
     "counting",
     "space",
     "space_file",
+    "activation",
     "cost",
     "hub",
     "checkpoints",

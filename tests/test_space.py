@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from raffm_utils.budget import METRICS, Affine, Budget
+from raffm_utils.activation import PeakActivation
+from raffm_utils.axes import Live
+from raffm_utils.budget import LATENCY, METRICS, NS_PER_MS, PEAK, Affine, Budget
 from raffm_utils.cost import CostModel
 from raffm_utils.errors import ElasticSpaceError, InfeasibleBudget
 from raffm_utils.families import VIT
@@ -24,18 +26,29 @@ from raffm_utils.space import ElasticSpace, SubmodelConfig
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+AFFINE = (*METRICS, LATENCY)
+EVERY = (*AFFINE, PEAK)
+
+
 @dataclass(frozen=True)
 class MadeUpCosts:
-    """Any costs that are affine in the totals and grow with every width."""
+    """Any costs that are affine in the totals and do not fall with any width, and any moments of activations."""
 
     coefficients: tuple[tuple[int, int, int, int], ...]  # for each metric
+    live: tuple[Live, ...] = (Live(1, attention=2), Live(2, ffn=1))
 
     def affine(self, hidden, tokens, metrics):
         found = {}
         for metric in metrics:
-            constant, per_hidden, per_attention, per_ffn = self.coefficients[METRICS.index(metric)]
+            constant, per_hidden, per_attention, per_ffn = self.coefficients[AFFINE.index(metric)]
             found[metric] = Affine(constant + per_hidden * hidden**2, per_attention * hidden, per_ffn * hidden)
         return found
+
+    def peak(self, hidden, attention, ffn, tokens):
+        return PeakActivation(self.live, 2).bytes(hidden, attention, ffn, 3)
+
+    def within_peak(self, hidden, attention, ffn, tokens, limit):
+        return PeakActivation(self.live, 2).within(hidden, attention, ffn, 3, limit)
 
 
 def brute_force(space: ElasticSpace) -> list[SubmodelConfig]:
@@ -48,8 +61,10 @@ def brute_force(space: ElasticSpace) -> list[SubmodelConfig]:
 
 
 def fits(space: ElasticSpace, config: SubmodelConfig, budget: Budget) -> bool:
-    for metric in METRICS:
-        low, high = getattr(budget, f"min_{metric}"), getattr(budget, f"max_{metric}")
+    for metric in EVERY:
+        low, high = getattr(budget, f"min_{metric}", None), getattr(budget, f"max_{metric}")
+        if low is None and high is None:
+            continue
         value = space.cost_of(config, metric, budget.tokens)
         if (low is not None and value < low) or (high is not None and value > high):
             return False
@@ -61,8 +76,14 @@ def spaces(draw) -> ElasticSpace:
     layers = draw(st.integers(1, 3))
     choices = st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True).map(tuple)
     per_layer = st.lists(choices, min_size=layers, max_size=layers).map(tuple)
-    row = st.tuples(st.integers(0, 500), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
-    costs = MadeUpCosts(draw(st.tuples(*[row] * len(METRICS))))
+    row = st.tuples(st.integers(0, 500), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+    times = st.integers(0, 5)
+    moments = st.one_of(  # attention or FFN values, never both
+        st.tuples(times, times).map(lambda t: Live(t[0], attention=t[1])),
+        st.tuples(times, times).map(lambda t: Live(t[0], ffn=t[1])),
+    )
+    live = st.lists(moments, min_size=1, max_size=4).map(tuple)
+    costs = MadeUpCosts(draw(st.tuples(*[row] * len(AFFINE))), draw(live))
     return ElasticSpace(draw(choices), draw(per_layer), draw(per_layer), costs)
 
 
@@ -70,14 +91,18 @@ def spaces(draw) -> ElasticSpace:
 def spaces_with_budgets(draw) -> tuple[ElasticSpace, Budget]:
     space = draw(spaces())
     limits = {}
-    for metric in METRICS:
+    for metric in EVERY:
         least, most = space.reach(metric)
+        unit = NS_PER_MS if metric == LATENCY else 1
+        least, most = round(least * unit), round(most * unit)
         value = st.one_of(
             st.none(), st.integers(max(0, least - 5), most + 5), st.floats(max(0, least - 5), most + 5, allow_nan=False)
         )
-        for side in ("min", "max"):
+        for side in ("max",) if metric == PEAK else ("min", "max"):
             # limits that leave nothing are drawn often enough when only some are set
-            limits[f"{side}_{metric}"] = draw(value) if draw(st.integers(0, 2)) == 0 else None
+            limit = draw(value) if draw(st.integers(0, 2)) == 0 else None
+            # latencies are kept to a thousandth of a nanosecond: finer ones would be rounded
+            limits[f"{side}_{metric}"] = limit if limit is None or unit == 1 else round(limit, 2) / unit
     return space, Budget(**limits)
 
 
@@ -87,6 +112,7 @@ def test_count_and_draw_agree_with_brute_force(case, seed):
     space, budget = case
     everything = brute_force(space)
     inside = [config for config in everything if fits(space, config, budget)]
+    assert all(space.fits(config, budget) == (config in inside) for config in everything[:: 1 + len(everything) // 50])
     assert space.count() == len(everything) == len(set(everything))
     assert space.count(budget) == len(inside)
     if not inside:
@@ -103,7 +129,7 @@ def test_count_and_draw_agree_with_brute_force(case, seed):
 @given(spaces())
 def test_reach_smallest_and_largest(space):
     everything = brute_force(space)
-    for metric in METRICS:
+    for metric in EVERY:
         values = [space.cost_of(config, metric) for config in everything]
         assert space.reach(metric) == (min(values), max(values))
     assert space.smallest() in everything
@@ -111,7 +137,7 @@ def test_reach_smallest_and_largest(space):
 
 
 def _small_space() -> tuple[ElasticSpace, Budget]:
-    costs = MadeUpCosts(((10, 1, 3, 1), (0, 2, 1, 4), (0, 1, 1, 1), (5, 1, 3, 1)))
+    costs = MadeUpCosts(((10, 1, 3, 1), (0, 2, 1, 4), (0, 1, 1, 1), (5, 1, 3, 1), (9, 1, 0, 2)))
     space = ElasticSpace((6, 4), ((8, 4, 3), (8, 6)), ((9, 5), (9, 4, 2)), costs)
     return space, Budget(max_parameters=300, min_parameters=180, max_macs=400)
 
@@ -122,7 +148,7 @@ def test_draws_are_uniform():
     assert 20 < len(inside) < 72, "a proper part of the space"
     assert {config.hidden for config in inside} == {4, 6}
     rng = np.random.default_rng(5)
-    drawn = Counter(space.sample(budget, rng) for _ in range(60 * len(inside)))
+    drawn = Counter(space.sample(budget, rng) for _ in range(30 * len(inside)))
     assert set(drawn) == set(inside)
     assert chisquare([drawn[config] for config in inside]).pvalue > 1e-3
 
@@ -142,9 +168,10 @@ def test_limits_are_inclusive_and_hold_together():
     space, _ = _small_space()
     rng = np.random.default_rng(0)
     for config in brute_force(space)[::7]:
-        exact = {f"{side}_{m}": space.cost_of(config, m) for m in METRICS for side in ("min", "max")}
-        budget = Budget(**exact)
+        exact = {f"{side}_{m}": space.cost_of(config, m) for m in AFFINE for side in ("min", "max")}
+        budget = Budget(**exact, max_peak_activation_bytes=space.cost_of(config, PEAK))
         assert space.count(budget) >= 1
+        assert space.fits(config, budget)
         assert fits(space, space.sample(budget, rng), budget)
     least, most = space.reach("parameters")
     assert space.count(Budget(max_parameters=least)) == space.count(Budget(min_parameters=most)) == 1
@@ -168,8 +195,73 @@ def test_infeasible_budget_names_the_reach_at_once():
         supernet.space.sample(crossed, np.random.default_rng(0))
 
 
+def test_draws_below_a_peak_are_uniform():
+    space, _ = _small_space()
+    peaks = sorted({space.cost_of(config, PEAK) for config in brute_force(space)})
+    budget = Budget(max_peak_activation_bytes=peaks[len(peaks) // 2], min_latency_ms=0.0001)
+    inside = [config for config in brute_force(space) if fits(space, config, budget)]
+    assert 15 < len(inside) < 72, "a proper part of the space"
+    rng = np.random.default_rng(6)
+    drawn = Counter(space.sample(budget, rng) for _ in range(30 * len(inside)))
+    assert set(drawn) == set(inside)
+    assert chisquare([drawn[config] for config in inside]).pvalue > 1e-3
+
+
+def test_regions_below_a_peak_count_the_choices_that_keep_it():
+    space, _ = _small_space()
+    config = SubmodelConfig(6, (4, 6), (5, 4))
+    budget = Budget(max_peak_activation_bytes=space.cost_of(config, PEAK))
+    wide, narrow = space.regions(budget)
+    assert (wide.hidden, narrow.hidden) == (6, 4)
+    assert wide.size < narrow.size <= space.regions(Budget())[1].size
+    for part in (wide, narrow):
+        inside = [c for c in brute_force(space) if c.hidden == part.hidden and fits(space, c, budget)]
+        assert part.attention.choices == tuple(tuple(sorted({c.attention[i] for c in inside})[::-1]) for i in (0, 1))
+        assert part.ffn.choices == tuple(tuple(sorted({c.ffn[i] for c in inside})[::-1]) for i in (0, 1))
+
+
+def test_a_peak_that_no_hidden_width_keeps_leaves_empty_regions():
+    space, _ = _small_space()
+    least, most = space.reach(PEAK)
+    assert [part.size for part in space.regions(Budget(max_peak_activation_bytes=least - 1))] == [0, 0]
+    assert [part.size > 0 for part in space.regions(Budget(max_peak_activation_bytes=least))] == [False, True]
+    assert space.count(Budget(max_peak_activation_bytes=most)) == space.count()
+
+
+@pytest.mark.parametrize("nanoseconds", [1, 3, 999_999, 1_000_001, 123_456_789, 98_765_432_101])
+def test_a_latency_read_from_a_cost_is_the_same_nanosecond_as_a_limit(nanoseconds):
+    budget = Budget(max_latency_ms=nanoseconds / NS_PER_MS, min_latency_ms=nanoseconds / NS_PER_MS)
+    assert budget.limits() == {LATENCY: (nanoseconds, nanoseconds)}
+    assert Budget(max_latency_ms=(nanoseconds + 0.9) / NS_PER_MS).limits() == {LATENCY: (None, nanoseconds)}
+
+
+def test_limits_far_above_every_cost_do_not_overflow():
+    space, _ = _small_space()
+    assert space.count(Budget(**{f"max_{metric}": 1e300 for metric in EVERY})) == space.count()
+    assert space.count(Budget(min_macs=1e300)) == space.count(Budget(min_latency_ms=1e300)) == 0
+
+
+def test_infeasible_latency_and_peak_name_limit_reach_and_remedy():
+    space, _ = _small_space()
+    (fast, slow), (least, most) = space.reach(LATENCY), space.reach(PEAK)
+    with pytest.raises(InfeasibleBudget) as caught:
+        space.sample(Budget(max_latency_ms=fast - 1e-6, max_peak_activation_bytes=least - 1), np.random.default_rng(0))
+    message = str(caught.value)
+    for text in (
+        f"max_latency_ms={fast - 1e-6:.6f}".rstrip("0"),
+        f"raise it to {fast:.6f}".rstrip("0"),
+        f"latency_ms from {fast:.6f}".rstrip("0"),
+        f"max_peak_activation_bytes={least - 1:,} is too low: raise it to {least:,} or more",
+        f"peak_activation_bytes from {least:,} to {most:,}",
+    ):
+        assert text in message
+    assert space.count(Budget(max_latency_ms=fast)) > 0, "the remedy helps"
+    with pytest.raises(InfeasibleBudget, match=r"nothing between these limits .*max_peak_activation_bytes"):
+        space.sample(Budget(min_latency_ms=slow, max_peak_activation_bytes=least), np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, -0.5])
-@pytest.mark.parametrize("limit", ["max_parameters", "min_macs", "max_weight_bytes"])
+@pytest.mark.parametrize("limit", ["max_parameters", "min_macs", "max_weight_bytes", "min_latency_ms"])
 def test_limits_must_be_numbers_from_zero(limit, value):
     with pytest.raises(InfeasibleBudget, match=limit):
         Budget(**{limit: value})
