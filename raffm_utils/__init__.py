@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from .pictures import plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
+    from .predictor import AccuracyPredictor
+    from .search import best_submodel, best_submodels, largest_submodel, pareto_front
     from .submodel_folder import load_submodel
     from .widgets import BudgetExplorer
 
 __all__ = [
+    "AccuracyPredictor",
     "Budget",
     "BudgetExplorer",
     "ElasticSpace",
@@ -29,11 +32,15 @@ __all__ = [
     "RaffmError",
     "SubmodelConfig",
     "Supernet",
+    "best_submodel",
+    "best_submodels",
     "deploy",
     "evaluate",
     "export_submodel",
+    "largest_submodel",
     "load_split",
     "load_submodel",
+    "pareto_front",
     "plot_accuracy_vs_parameters",
     "plot_widths",
     "predict",
@@ -52,6 +59,8 @@ _LATER = {
     "pictures": ("plot_widths",),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
+    "predictor": ("AccuracyPredictor",),
+    "search": ("best_submodel", "best_submodels", "largest_submodel", "pareto_front"),
     "submodel_folder": ("load_submodel",),
     "widgets": ("BudgetExplorer",),
 }

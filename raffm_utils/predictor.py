@@ -7,9 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from .errors import SweepError
-from .families import Axis
 from .space import ElasticSpace, SubmodelConfig
-from .surface import FittedSurface, Surface, Terms
+from .surface import AXES, FittedSurface, Surface, Terms
 from .sweep_file import SweepRow
 
 CONFIDENCE = 0.9
@@ -66,7 +65,6 @@ class AccuracyPredictor:
         self.submodels, self.examples = len(matrix), 0
         self._matrix, self._accuracies, self._seed = matrix, accuracies, seed
         self._widest_leverage = float(self.surface.leverage(matrix).max())
-        self._ranges: dict[str, tuple[int, int]] = {}
         self._folds = np.empty(len(matrix), dtype=int)
         self._errors = np.empty(len(matrix))
         parts: list[Surface] = []
@@ -86,16 +84,15 @@ class AccuracyPredictor:
         """
         unique = list({row.config: row for row in rows}.values())
         _check(unique, space)
-        terms, configs = Terms(space), [row.config for row in unique]
-        predictor = cls(terms.matrix(configs), np.array([row.accuracy for row in unique]), terms, seed)
+        terms = Terms(space, [row.config for row in unique])
+        matrix = np.stack([terms.row(row.config) for row in unique])
+        predictor = cls(matrix, np.array([row.accuracy for row in unique]), terms, seed)
         predictor.examples = unique[0].examples
-        for name, widths in zip(("hidden width", *_TOTALS), zip(*map(_three, configs), strict=True), strict=True):
-            predictor._ranges[name] = min(widths), max(widths)
         return predictor
 
     def predict(self, config: SubmodelConfig) -> Predicted:
         """The accuracy that measuring a submodel on the validation examples would give, about."""
-        matrix = self.surface.terms.matrix([config])
+        matrix = self.surface.terms.row(config)[None]
         accuracy, low, high = (float(values[0]) for values in self._intervals(matrix))
         return Predicted(accuracy, low, high, self._note(config, float(self.surface.leverage(matrix)[0])))
 
@@ -105,7 +102,7 @@ class AccuracyPredictor:
 
     @cached_property
     def held_out(self) -> HeldOut:
-        """The predictor's own test, made anew: each tenth predicted from the rest, intervals included (a few seconds)."""
+        """A test of the whole predictor, intervals included: each tenth predicted from the rest (a few seconds)."""
         found = np.empty((3, self.submodels))
         for seen, unseen in _folds(self.submodels, self._seed + 1):
             part = AccuracyPredictor(self._matrix[seen], self._accuracies[seen], self.surface.terms, self._seed)
@@ -123,22 +120,25 @@ class AccuracyPredictor:
         return np.clip(accuracy, 0, 1), np.clip(low, 0, 1), np.clip(high, 0, 1)
 
     def _note(self, config: SubmodelConfig, leverage: float) -> str:
-        for (name, (least, most)), width in zip(self._ranges.items(), _three(config), strict=True):
-            if not least <= width <= most:
-                return f"outside the data: {name} {width:,}, but {least:,} to {most:,} were measured"
+        terms = self.surface.terms
+        if not terms.narrowest <= config.hidden <= terms.widest:
+            return (
+                f"outside the data: hidden width {config.hidden:,}, but {terms.narrowest:,} to {terms.widest:,} were "
+                "measured"
+            )
+        for axis, name in AXES:
+            total, (least, most) = sum(getattr(config, name)), terms.edges(axis, config.hidden)
+            if not least <= total <= most:
+                return (
+                    f"outside the data: total {name} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
+                    f"at about hidden width {config.hidden:,}"
+                )
         if leverage > self._widest_leverage:
             return (
                 "outside the data: its mix of widths is further from the measured ones than any of them "
                 f"(leverage {leverage:.2f}, theirs up to {self._widest_leverage:.2f})"
             )
         return ""
-
-
-_TOTALS = ("total attention width", "total FFN width")
-
-
-def _three(config: SubmodelConfig) -> tuple[int, int, int]:
-    return config.hidden, sum(config.attention), sum(config.ffn)
 
 
 def _scores(surface: Surface, matrix: np.ndarray) -> np.ndarray:

@@ -6,17 +6,19 @@ submodels of equal totals.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 from sklearn.linear_model import RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 from .families import Axis
 from .space import ElasticSpace, SubmodelConfig
 
-ALPHAS = np.logspace(-1, 5, 31)
-LAYER_WEIGHTS = (0.0, 0.25, 0.5, 1.0)  # how far single layers may differ from what their total says
+ALPHAS = np.logspace(-3, 4, 15)
+CURVATURE = 0.5  # prior size of squares and products beside that of the linear terms
+LAYER_WEIGHTS = (0.0, 0.125, 0.25, 0.5)  # prior size of one layer's terms beside that of its total
+AXES = ((Axis.ATTENTION, "attention"), (Axis.FFN, "ffn"))
 
 
 class Additive(Protocol):
@@ -33,72 +35,95 @@ class Additive(Protocol):
 
 
 class Terms:
-    """How submodels of a space are described: by widths scaled to -1 (narrowest) to 1 (widest), and products of them.
+    """How submodels are described: by widths scaled to -1 (narrowest of the space) to 1 (widest), and their products.
 
-    Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`; every layer's
-    attention, every layer's FFN; their squares.
+    Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`; for every layer
+    its attention width less `a`, its FFN width less `f`; the same of squares. Beyond what was measured, `h`, `a` and
+    `f` stop: a square has no meaning there.
     """
 
-    def __init__(self, space: ElasticSpace) -> None:
+    def __init__(self, space: ElasticSpace, measured: Sequence[SubmodelConfig]) -> None:
         self.layers = len(space.attention)
         self._choices = {Axis.ATTENTION: space.attention, Axis.FFN: space.ffn}
         self._hidden = space.hidden
+        self.narrowest, self.widest = (f(config.hidden for config in measured) for f in (min, max))
+        self._ends: dict[Axis, dict[int, tuple[int, int]]] = {axis: {} for axis, _ in AXES}
+        for config in measured:
+            for axis, name in AXES:
+                total, ends = sum(getattr(config, name)), self._ends[axis]
+                low, high = ends.get(config.hidden, (total, total))
+                ends[config.hidden] = min(low, total), max(high, total)
+        self.edges = lru_cache(maxsize=None)(self._edges)
 
-    def hidden(self, width: float | np.ndarray) -> np.ndarray:
+    def _edges(self, axis: Axis, hidden: int) -> tuple[float, float]:
+        """The least and greatest total inside the convex hull of the measured (hidden, total) pairs."""
+        hidden = min(max(hidden, self.narrowest), self.widest)
+        ends = self._ends[axis]
+        pairs = [(i, j) for i in ends for j in ends if i <= hidden <= j]
+        between = [((hidden - i) / (j - i or 1), ends[i], ends[j]) for i, j in pairs]
+        low, high = ([(1 - share) * a[side] + share * b[side] for share, a, b in between] for side in (0, 1))
+        return min(low), max(high)
+
+    def hidden(self, width: int) -> float:
         """A hidden width, scaled."""
-        return _scaled(width, self._hidden[-1], self._hidden[0])
+        return float(_scaled(min(max(width, self.narrowest), self.widest), self._hidden[-1], self._hidden[0]))
 
-    def total(self, axis: Axis, total: np.ndarray) -> np.ndarray:
-        """Total widths, scaled."""
-        choices = self._choices[axis]
-        return _scaled(total, sum(c[-1] for c in choices), sum(c[0] for c in choices))
+    def total(self, axis: Axis, hidden: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Total widths, scaled; and the same, but no further than was measured at about this hidden width."""
+        narrowest, widest = (sum(choices[side] for choices in self._choices[axis]) for side in (-1, 0))
+        within = np.clip(totals, *self.edges(axis, hidden))
+        return _scaled(totals, narrowest, widest), _scaled(within, narrowest, widest)
 
     def layer(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         """Widths of one layer, scaled."""
         choices = self._choices[axis][layer]
         return _scaled(widths, choices[-1], choices[0])
 
-    def matrix(self, configs: Sequence[SubmodelConfig]) -> np.ndarray:
-        """One row for each submodel."""
-        hidden = self.hidden(np.array([config.hidden for config in configs]))
-        columns, single = [hidden, hidden**2], []
-        for axis, name in ((Axis.ATTENTION, "attention"), (Axis.FFN, "ffn")):
-            widths = np.array([getattr(config, name) for config in configs])
-            total = self.total(axis, widths.sum(axis=1))
-            columns += [total, total**2, hidden * total]
-            single += [self.layer(axis, layer, widths[:, layer]) for layer in range(self.layers)]
-        return np.column_stack([*columns, *single, *(column**2 for column in single)])
+    def row(self, config: SubmodelConfig) -> np.ndarray:
+        """The columns of one submodel."""
+        h = self.hidden(config.hidden)
+        shared, linear, square = [h, h * h], [], []
+        for axis, name in AXES:
+            widths = np.array(getattr(config, name))
+            mean, within = (float(value) for value in self.total(axis, config.hidden, widths.sum()))
+            shared += [within, within**2, h * within]
+            single = np.array([self.layer(axis, layer, width) for layer, width in enumerate(widths)])
+            linear.append(single - mean)
+            square.append(single**2 - mean**2)
+        return np.concatenate([shared, *linear, *square])
 
     def weights(self, layer_weight: float) -> np.ndarray:
-        """What columns are multiplied by: the less, the more ridge regression shrinks their coefficients."""
-        shares = np.repeat((1.0, layer_weight, layer_weight / 2), (8, 2 * self.layers, 2 * self.layers))
-        return shares
+        """Prior sizes of the coefficients: what columns are multiplied by before ridge regression."""
+        shared = [1, CURVATURE, 1, CURVATURE, CURVATURE, 1, CURVATURE, CURVATURE]
+        return np.concatenate([shared, np.repeat((layer_weight, CURVATURE * layer_weight), 2 * self.layers)])
 
 
 class Surface:
-    """An `Additive` score with one coefficient for each column of `Terms.matrix`."""
+    """An `Additive` score with one coefficient for each column of `Terms`."""
 
     def __init__(self, terms: Terms, coefficients: np.ndarray, constant: float) -> None:
         self.terms = terms
         self.coefficients = coefficients
         self.constant = constant
+        self._single = coefficients[8:].reshape(2, 2, terms.layers)  # linear or square, axis, layer
 
     def base(self, hidden: int) -> float:
         """See `Additive`."""
-        width = self.terms.hidden(hidden)
-        return float(self.constant + self.coefficients[0] * width + self.coefficients[1] * width**2)
+        h = self.terms.hidden(hidden)
+        return float(self.constant + self.coefficients[0] * h + self.coefficients[1] * h * h)
 
     def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
         """See `Additive`."""
-        start = 2 if axis is Axis.ATTENTION else 5
-        linear, square, product = self.coefficients[start : start + 3]
-        scaled = self.terms.total(axis, totals)
-        return scaled * (linear + square * scaled + product * self.terms.hidden(hidden))
+        number = int(axis is Axis.FFN)
+        linear, square, product = self.coefficients[2 + 3 * number : 5 + 3 * number]
+        mean, within = self.terms.total(axis, hidden, totals)
+        own = within * (linear + square * within + product * self.terms.hidden(hidden))
+        # layers count by how they differ from the total: that part of their terms is taken away here
+        return own - mean * (self._single[0, number].sum() + self._single[1, number].sum() * mean)
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         """See `Additive`."""
-        column = 8 + layer + (0 if axis is Axis.ATTENTION else self.terms.layers)
-        linear, square = self.coefficients[column], self.coefficients[column + 2 * self.terms.layers]
+        linear, square = self._single[:, int(axis is Axis.FFN), layer]
         scaled = self.terms.layer(axis, layer, widths)
         return scaled * (linear + square * scaled)
 
@@ -106,38 +131,29 @@ class Surface:
 class FittedSurface(Surface):
     """A surface fitted to measured accuracies by ridge regression, with what is needed to say how sure it is.
 
-    The penalty, and how much layers may differ, are those with the least leave-one-out error.
+    The penalty, and the weight of single layers, are those with the least leave-one-out error.
     """
 
     def __init__(self, terms: Terms, matrix: np.ndarray, accuracies: np.ndarray) -> None:
-        self._scaler = StandardScaler().fit(matrix)
-        standard = self._scaler.transform(matrix)
-        fits = [
-            (RidgeCV(ALPHAS).fit(standard * weights, accuracies), weights)
-            for weights in map(terms.weights, LAYER_WEIGHTS)
-        ]
-        ridge, weights = max(fits, key=lambda fit: fit[0].best_score_)
-        self._ridge, self._scale = ridge, weights / self._scaler.scale_
-        standard = standard * weights
-        self._inverse = np.linalg.inv(standard.T @ standard + ridge.alpha_ * np.eye(len(weights)))
-        self._rows = len(matrix)
-        super().__init__(terms, *self._unscaled(ridge.coef_))
+        fits = [(RidgeCV(ALPHAS).fit(matrix * w, accuracies), w) for w in map(terms.weights, LAYER_WEIGHTS)]
+        self._ridge, self._weights = max(fits, key=lambda fit: fit[0].best_score_)
+        self._mean, self._rows = matrix.mean(axis=0), len(matrix)
+        centred = (matrix - self._mean) * self._weights
+        self._inverse = np.linalg.inv(centred.T @ centred + self._ridge.alpha_ * np.eye(len(self._weights)))
+        coefficients = self._ridge.coef_ * self._weights
+        super().__init__(terms, coefficients, float(self._ridge.intercept_))
 
     def leverage(self, matrix: np.ndarray) -> np.ndarray:
-        """How far each row lies from what was fitted: the share of its prediction that rests on its own position."""
-        columns = (matrix - self._scaler.mean_) * self._scale
-        return 1 / self._rows + np.einsum("ij,jk,ik->i", columns, self._inverse, columns)
+        """How far each row lies from what was fitted: how much a measurement there would move its own prediction."""
+        centred = (matrix - self._mean) * self._weights
+        return 1 / self._rows + np.einsum("ij,jk,ik->i", centred, self._inverse, centred)
 
     def draw(self, rng: np.random.Generator) -> Surface:
         """Another surface that the same data might have given: a draw from the posterior of ridge regression."""
         noise = np.sqrt(-self._ridge.best_score_)
         factor = np.linalg.cholesky(self._inverse)
-        coefficients = self._ridge.coef_ + noise * factor @ rng.standard_normal(len(factor))
-        return Surface(self.terms, *self._unscaled(coefficients))
-
-    def _unscaled(self, coefficients: np.ndarray) -> tuple[np.ndarray, float]:
-        plain = coefficients * self._scale
-        return plain, float(self._ridge.intercept_ - plain @ self._scaler.mean_)
+        moved = noise * (factor @ rng.standard_normal(len(factor))) * self._weights
+        return Surface(self.terms, self.coefficients + moved, self.constant - float(moved @ self._mean))
 
 
 def _scaled(width: float | np.ndarray, narrowest: int, widest: int) -> np.ndarray:

@@ -19,6 +19,9 @@ def supernet() -> Supernet:
     return supernet
 
 
+KEYS = ("parameters", "macs", "latency_ms", "weight_bytes", "peak_activation_bytes")
+
+
 def sliders(state: ExplorerState) -> dict[str, LimitSlider]:
     return {metric.key: LimitSlider(state, metric) for metric in state.metrics}
 
@@ -59,7 +62,7 @@ def test_costs_that_span_a_large_factor_have_steps_of_equal_ratio(supernet):
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.77, 0.999, 1.0, 1.3])
 def test_they_stand_on_a_step_at_or_below_the_limit(supernet, share):
     full = ExplorerState(supernet).full_cost
-    limits = {f"max_{key}": share * getattr(full, key) for key in ("parameters", "macs", "weight_bytes", "latency_ms")}
+    limits = {f"max_{key}": share * getattr(full, key) for key in KEYS}
     state = ExplorerState(supernet, budget=Budget(**limits))
     for slider in sliders(state).values():
         values, value = steps_of(slider), slider.widget.value
