@@ -41,8 +41,8 @@ class LimitSlider:
             max=self._position(self._steps),
             step=self._step,
             readout_format=shown,
-            description=f"{metric.name}, at most ({metric.unit})",
-            style={"description_width": "225px"},
+            description=f"{metric.name} ({metric.unit})",
+            style={"description_width": "170px"},
             layout={"width": "560px", "max_width": "100%"},
         )
         self.show()

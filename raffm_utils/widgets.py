@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .predictor import AccuracyPredictor
 
 OWN = "none: own limits"
+AT_MOST = "<b>At most</b>"
 
 
 class BudgetExplorer(ipywidgets.VBox):
@@ -64,8 +65,8 @@ class BudgetExplorer(ipywidgets.VBox):
         self.limits = {metric.key: LimitSlider(state, metric) for metric in state.metrics}
         self.sliders = {key: limit.widget for key, limit in self.limits.items()}
         self.shares = {key: ipywidgets.HTML() for key in self.limits}
-        self.preset = _choice("Device", [(OWN, None), *((name, name) for name in state.presets)], None)
-        self.policy = _choice("Show", [(name, name) for name in state.policies], state.policy)
+        self.preset = _choice("Device", [OWN, *state.presets], OWN)
+        self.policy = _choice("Show", state.policies, state.policy)
         self.view = ipywidgets.HTML()
         self.draw_button = _button("Draw another", "refresh", self._do(state.draw))
         self.evaluate_button = _button("Evaluate", "play", self._evaluate, "primary")
@@ -87,7 +88,9 @@ class BudgetExplorer(ipywidgets.VBox):
         actions = _row(*buttons, self.code, self.progress)
         choices = _row(self.preset, self.policy)
         style = ipywidgets.HTML(STYLE)
-        super().__init__([style, choices, *rows_of_limits, self.view, actions, self.result, self.past])
+        super().__init__(
+            [style, choices, ipywidgets.HTML(AT_MOST), *rows_of_limits, self.view, actions, self.result, self.past]
+        )
         self.add_class("raffm-explorer")
         self._show()
 
@@ -107,8 +110,8 @@ class BudgetExplorer(ipywidgets.VBox):
         return handle
 
     def _take_preset(self, change: dict[str, Any]) -> None:
-        self._do(self.state.set_preset, change["new"])()
-        if change["new"] is not None:
+        self._do(self.state.set_preset, None if change["new"] == OWN else change["new"])()
+        if change["new"] != OWN:
             for limit in self.limits.values():
                 limit.show()
 
@@ -146,7 +149,7 @@ class BudgetExplorer(ipywidgets.VBox):
         state, busy = self.state, self.state.measurement is not None
         for key, limit in self.limits.items():
             self.shares[key].value = share_html(state, limit.metric)
-        self.preset.value = state.preset
+        self.preset.value = state.preset or OWN
         picture = widths_svg(state.config, state.full, faded=not state.count)
         self.view.value = view_html(state, picture)
         self.code.value = code_html(state)
@@ -168,7 +171,7 @@ def _button(text: str, icon: str, action: Callable[..., None], style: str = "") 
     return button
 
 
-def _choice(name: str, options: list[tuple[str, Any]], value: Any) -> Any:
+def _choice(name: str, options: Sequence[str], value: str) -> Any:
     return ipywidgets.Dropdown(
         options=options,
         value=value,

@@ -259,7 +259,9 @@ def button_of(page: Any, name: str) -> Any:
     return page.locator(".raffm-explorer").get_by_role("button", name=name)
 
 
-def take_off_limits(page: Any) -> None:
+def take_off_limits(page: Any, policy: str = "random") -> None:
+    """No limits; and a policy by which, unlike the best predicted, a new limit nearly always shows another submodel."""
+    choice_of(page, "Show").select_option(policy)
     choice_of(page, "Device").select_option("none: own limits")
     choice_of(page, "Device").select_option(NO_LIMITS)
     page.get_by_text("all there are").wait_for()
@@ -289,9 +291,12 @@ def report(name: str, milliseconds: list[float]) -> None:
 def shoot(page: Any, screenshots: Path, name: str) -> None:
     page.locator(".raffm-explorer").evaluate("node => node.scrollIntoView({block: 'start'})")
     page.wait_for_timeout(500)
-    width = page.viewport_size["width"]
-    page.screenshot(path=screenshots / f"{name}_{width}.png")
-    page.locator(".raffm-explorer").screenshot(path=screenshots / f"{name}_{width}_whole.png")
+    size = page.viewport_size
+    page.screenshot(path=screenshots / f"{name}_{size['width']}.png")
+    page.set_viewport_size({**size, "height": 2000})  # all of it, which no screen shows at once
+    page.locator(".raffm-explorer").screenshot(path=screenshots / f"{name}_{size['width']}_whole.png")
+    page.set_viewport_size(size)
+    page.wait_for_timeout(300)
 
 
 def test_panel_shows_count_picture_and_prediction(page, screenshots):
@@ -350,6 +355,21 @@ def test_dragging_redraws_all_the_way_without_flicker(page, index, screenshots):
         shoot(page, screenshots, "2_dragged")
 
 
+def test_dragging_is_quick_while_the_best_predicted_is_shown(page):
+    take_off_limits(page, "best predicted")
+    handle, _ = slider_of(page, 1)
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.evaluate("window.delays = []")
+    for step in range(1, 31):
+        page.mouse.move(x - 4 * step, y)
+        page.wait_for_timeout(60)
+    page.mouse.up()
+    report(f"{page.viewport_size['width']} px, best predicted: drag to picture", page.evaluate("window.delays"))
+
+
 def test_number_out_of_range_is_explained_in_place(page, screenshots):
     take_off_limits(page)
     old = count_of(page)
@@ -381,6 +401,7 @@ def test_a_device_sets_its_limits(page):
 
 
 def test_policies_and_draw_another(page):
+    take_off_limits(page)
     choice_of(page, "Device").select_option("Dell XPS 15")
     page.get_by_text("70.0%").first.wait_for()
     count = count_of(page)

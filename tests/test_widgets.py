@@ -23,6 +23,7 @@ import raffm_utils
 from raffm_utils import Budget, BudgetExplorer, Supernet, load_submodel
 from raffm_utils.explorer_policy import BEST, LARGEST, RANDOM
 from raffm_utils.families import FAMILIES
+from raffm_utils.predictor import AccuracyPredictor
 from raffm_utils.space_file import ElasticSpec
 from raffm_utils.submodel_folder import widths_of
 
@@ -44,11 +45,15 @@ def explorer(supernet) -> BudgetExplorer:
     return BudgetExplorer(supernet, Images())
 
 
+@pytest.fixture(scope="module")
+def predictor(measured_supernet) -> AccuracyPredictor:
+    return made_predictor(measured_supernet)
+
+
 @pytest.fixture
-def panel(measured_supernet) -> BudgetExplorer:
+def panel(measured_supernet, predictor) -> BudgetExplorer:
     """Everything that there is."""
-    predictor, rows = made_predictor(measured_supernet), made_rows(measured_supernet)
-    return BudgetExplorer(measured_supernet, Images(), predictor=predictor, rows=rows)
+    return BudgetExplorer(measured_supernet, Images(), predictor=predictor, rows=made_rows(measured_supernet))
 
 
 def view_of(explorer: BudgetExplorer) -> str:
@@ -157,12 +162,12 @@ def test_a_preset_moves_the_sliders_and_a_hand_takes_it_back(explorer):
     assert "no limit" in explorer.shares["macs"].value
     assert macs.value == pytest.approx(ends(macs)[1])
     macs.value = 0.5 * sum(ends(macs))
-    assert explorer.preset.value is None
+    assert explorer.preset.value == "none: own limits"
     assert "70.0%" in explorer.shares["parameters"].value
 
 
 def test_policies(panel, explorer):
-    assert [value for _, value in explorer.policy.options] == [RANDOM, LARGEST]
+    assert explorer.policy.options == (RANDOM, LARGEST)
     panel.sliders["parameters"].value *= 0.8
     best = panel.state.predicted.accuracy
     panel.policy.value = LARGEST
