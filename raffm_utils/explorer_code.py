@@ -1,5 +1,6 @@
 """The lines of Python that recreate a submodel."""
 
+import json
 from pathlib import Path
 
 from .checkpoints import BUNDLED_FOLDER, bundled
@@ -16,7 +17,7 @@ def code_of(supernet: Supernet, config: SubmodelConfig) -> str:
         return f"from raffm_utils import SubmodelConfig\n\nmodel = supernet.extract({widths})\n"
     return (
         "from raffm_utils import SubmodelConfig, Supernet\n\n"
-        f"supernet = Supernet.from_pretrained({_name(supernet.folder)!r})\n"
+        f"supernet = Supernet.from_pretrained({json.dumps(_name(supernet.folder), ensure_ascii=False)})\n"
         f"model = supernet.extract({widths})\n"
     )
 

@@ -141,12 +141,12 @@ def _past_table(state: ExplorerState) -> str:
 def _past_picture(state: ExplorerState) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")  # unknown to pyplot: no cell shows it twice
+    figure = Figure(figsize=(8.4, 6.0), layout="constrained")  # unknown to pyplot: no cell shows it twice
     ax = plot_accuracy_vs_parameters(state.rows, figure.subplots(), title="", live=state.history)
     if state.history:
         plot_intervals(state.history[-1:], ax, label="the latest of them", colour=VERMILION, marker="D")
-        ax.legend(loc="lower right", fontsize=9, framealpha=0.95)
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=150)
+        ax.legend(loc="best", fontsize=10, framealpha=0.95)
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=125)
     image = base64.b64encode(buffer.getvalue()).decode()
     return (
         f'<img alt="Accuracy against parameters of {len(state.rows)} stored and {len(state.history)} evaluated '

@@ -8,6 +8,9 @@ STYLE = """<style>
 .raffm-explorer :is(.noUi-handle, button, select, summary, pre):focus-visible { outline: 3px solid #D55E00; }
 .raffm-explorer .noUi-handle:focus { outline: 3px solid #D55E00; outline-offset: 2px; }
 .raffm-explorer button { width: auto; padding: 0 14px; }
+.raffm-explorer .widget-toggle-buttons { width: auto; max-width: 100%; height: auto; }
+.raffm-explorer .widget-toggle-button { width: auto; padding: 0 10px; }
+.raffm-explorer .widget-toggle-button.mod-active { background: #0072B2; color: white; font-weight: 600; }
 .raffm-explorer button i { margin-right: 8px !important; }
 .raffm-count { height: 5.2em; overflow-y: auto; overflow-wrap: anywhere; }
 .raffm-count b { font-size: 20px; }
@@ -19,23 +22,26 @@ STYLE = """<style>
 .raffm-explorer th:first-child { text-align: left; }
 .raffm-faded { opacity: 0.35; }
 .raffm-predicted { min-height: 3.2em; }
-.raffm-result { min-height: 1.6em; }
+.raffm-result { min-height: 1.6em; padding-left: 2px; }
 .raffm-past > div { max-height: 220px; overflow: auto; }
-.raffm-past img { width: 640px; max-width: 100%; height: auto; aspect-ratio: 64 / 46; }
+.raffm-past img { width: 700px; max-width: 100%; height: auto; aspect-ratio: 84 / 60; }
 .raffm-code summary {
   cursor: pointer; list-style: none; display: inline-block; padding: 0 14px; line-height: 28px; margin: 2px;
   background: var(--jp-layout-color2, #eee); font-size: var(--jp-widgets-font-size);
 }
 .raffm-code pre {
-  user-select: all; white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 2px; padding: 8px 10px;
-  border: 1px solid var(--jp-border-color1, #bbb); font-size: 13px;
+  user-select: all; white-space: pre-wrap; word-break: normal; overflow-wrap: break-word;
+  margin: 4px 2px; padding: 8px 10px; border: 1px solid var(--jp-border-color1, #bbb); font-size: 13px;
 }
 .raffm-code-row:has(details[open]) { flex-basis: 100%; }
 @container (max-width: 520px) {
   .widget-slider { flex-wrap: wrap; height: auto; }
   .widget-slider .widget-label { flex-basis: 100%; text-align: left; }
+  .raffm-limit { position: relative; }
+  .raffm-limit > .widget-html { position: absolute; right: 0; top: 0; margin: 2px 0; }
   .widget-slider .widget-readout { min-width: 60px; }
   th, td { padding-right: 10px !important; }
+  .raffm-past :is(th, td):nth-child(3) { display: none; }
   svg { font-size: 20px; }
   .raffm-count { height: 8em; }
   .raffm-count b { font-size: 17px; }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .data import Split
     from .predictor import AccuracyPredictor
 
-OWN = "none: own limits"
+OWN = "own limits"
 AT_MOST = "<b>At most</b>"
 
 
@@ -74,7 +74,7 @@ class BudgetExplorer(ipywidgets.VBox):
         self.export_button = _button("Export", "download", self._export)
         self.code = ipywidgets.HTML()
         self.code.add_class("raffm-code-row")
-        self.progress = ipywidgets.IntProgress(layout={"width": "150px", "visibility": "hidden"})
+        self.progress = ipywidgets.IntProgress(layout={"width": "150px", "display": "none"})
         self.result = ipywidgets.HTML()
         self.past = ipywidgets.HTML(past_html(state))
         self.thread: threading.Thread | None = None
@@ -84,12 +84,22 @@ class BudgetExplorer(ipywidgets.VBox):
         self.preset.observe(self._take_preset, names="value")
         self.policy.observe(lambda change: self._do(state.set_policy, change["new"])(), names="value")
         rows_of_limits = [_row(self.sliders[key], self.shares[key]) for key in self.limits]
+        for row in rows_of_limits:
+            row.add_class("raffm-limit")
         buttons = (self.draw_button, self.evaluate_button, self.cancel_button, self.export_button)
-        actions = _row(*buttons, self.code, self.progress)
-        choices = _row(self.preset, self.policy)
-        style = ipywidgets.HTML(STYLE)
+        actions, outcome = _row(*buttons, self.code), _row(self.progress, self.result)
         super().__init__(
-            [style, choices, ipywidgets.HTML(AT_MOST), *rows_of_limits, self.view, actions, self.result, self.past]
+            [
+                ipywidgets.HTML(STYLE),
+                self.preset,
+                self.policy,
+                ipywidgets.HTML(AT_MOST),
+                *rows_of_limits,
+                self.view,
+                actions,
+                outcome,
+                self.past,
+            ]
         )
         self.add_class("raffm-explorer")
         self._show()
@@ -157,7 +167,7 @@ class BudgetExplorer(ipywidgets.VBox):
         self.evaluate_button.disabled = not state.count or busy
         self.cancel_button.disabled = not busy
         self.export_button.disabled = not state.count
-        self.progress.layout.visibility = "visible" if busy else "hidden"
+        self.progress.layout.display = "" if busy else "none"
         self.result.value = result_html(state)
 
 
@@ -172,10 +182,7 @@ def _button(text: str, icon: str, action: Callable[..., None], style: str = "") 
 
 
 def _choice(name: str, options: Sequence[str], value: str) -> Any:
-    return ipywidgets.Dropdown(
-        options=options,
-        value=value,
-        description=name,
-        style={"description_width": "initial"},
-        layout={"width": "auto", "max_width": "100%"},
+    # no drop-down list: JupyterLab takes the arrow keys and letters that one is worked by for commands of its own
+    return ipywidgets.ToggleButtons(
+        options=options, value=value, description=name, style={"description_width": "55px", "button_width": "auto"}
     )

@@ -37,7 +37,7 @@ EXAMPLES = 128
 LONGEST_DELAY_MS = 150  # the median; a machine that is busy with other things may take longer
 WIDTHS = (1280, 800)
 METRICS = ("parameters", "macs", "latency", "weights", "activations")
-NO_LIMITS = "V100"  # the device that holds the full network
+OWN_LIMITS, NO_LIMITS = "own limits", "V100"  # the latter is the device that holds the full network
 
 # Settings of JupyterLab that keep the page still: no news, and no cell taken out of the page when scrolled away.
 SETTINGS = {
@@ -251,8 +251,13 @@ def type_limit(page: Any, index: int, text: str) -> None:
     readout.press("Enter")
 
 
-def choice_of(page: Any, name: str) -> Any:
-    return page.locator(".raffm-explorer .widget-dropdown", has_text=name).locator("select")
+def chosen(page: Any, name: str) -> str:
+    group = page.locator(".raffm-explorer .widget-toggle-buttons", has_text=name)
+    return group.locator(".mod-active").inner_text().strip()
+
+
+def choose(page: Any, option: str) -> None:
+    page.locator(".raffm-explorer .widget-toggle-button", has_text=option).click()
 
 
 def button_of(page: Any, name: str) -> Any:
@@ -261,17 +266,43 @@ def button_of(page: Any, name: str) -> Any:
 
 def take_off_limits(page: Any, policy: str = "random") -> None:
     """No limits; and a policy by which, unlike the best predicted, a new limit nearly always shows another submodel."""
-    choice_of(page, "Show").select_option(policy)
-    choice_of(page, "Device").select_option("none: own limits")
-    choice_of(page, "Device").select_option(NO_LIMITS)
-    page.get_by_text("all there are").wait_for()
+    choose(page, policy)
+    choose(page, OWN_LIMITS)
+    choose(page, NO_LIMITS)
+    page.wait_for_function(
+        "number => (document.querySelector('.raffm-explorer').innerText.match(/no limit/g) ?? []).length === number"
+        " && /(: |[0-9], )all there are/.test(document.querySelector('.raffm-count').innerText)",
+        arg=page.locator(".raffm-explorer .widget-hslider").count(),
+    )
+
+
+def limit_alone(page: Any, index: int) -> Any:
+    """Limit one cost to where every step of its slider matters; returns the handle."""
+    take_off_limits(page)
+    handle, _ = slider_of(page, index)
+    least, most = (float(handle.get_attribute(f"aria-value{end}")) for end in ("min", "max"))
+    count = count_of(page)
+    type_limit(page, index, f"{0.6 * least + 0.4 * most:.4f}")
+    wait_until_changed(page, count)
+    page.wait_for_timeout(500)
+    return handle
 
 
 def show_another(page: Any) -> None:
-    """A submodel that was not shown before."""
-    choice_of(page, "Show").select_option("random")
-    button_of(page, "Draw another").click()
-    page.get_by_text("has not been evaluated yet").wait_for()
+    """A submodel that was not shown before, in a window of any width."""
+    take_off_limits(page)
+    handle, _ = slider_of(page, 0)
+    share = 0.5 + page.viewport_size["width"] / 10_000
+    count = count_of(page)
+    type_limit(page, 0, f"{share * float(handle.get_attribute('aria-valuemax')):.2f}")
+    wait_until_changed(page, count)
+    while True:
+        picture = picture_of(page)
+        button_of(page, "Draw another").click()
+        wait_for_new_picture(page, picture)
+        page.wait_for_timeout(200)
+        if page.get_by_text("has not been evaluated yet").count():
+            return
 
 
 def wait_until_changed(page: Any, old: str) -> None:
@@ -311,12 +342,9 @@ def test_panel_shows_count_picture_and_prediction(page, screenshots):
 
 @pytest.mark.parametrize("index", range(len(METRICS)), ids=METRICS)
 def test_arrow_keys_move_a_slider(page, index):
-    take_off_limits(page)
+    limit_alone(page, index)
     handle, readout = slider_of(page, index)
     handle.focus()
-    for _ in range(8):
-        page.keyboard.press("PageDown")  # to where steps matter
-    page.wait_for_timeout(500)
     page.evaluate("window.delays = []")
     count, picture = count_of(page), picture_of(page)
     for _ in range(10):
@@ -326,14 +354,13 @@ def test_arrow_keys_move_a_slider(page, index):
         page.wait_for_timeout(150)
     wait_until_changed(page, count)
     assert picture_of(page) != picture
-    assert choice_of(page, "Device").input_value() == "none: own limits"
+    assert chosen(page, "Device") == OWN_LIMITS
     report(f"{page.viewport_size['width']} px, {METRICS[index]}: key to picture", page.evaluate("window.delays"))
 
 
 @pytest.mark.parametrize("index", range(len(METRICS)), ids=METRICS)
 def test_dragging_redraws_all_the_way_without_flicker(page, index, screenshots):
-    take_off_limits(page)
-    handle, _ = slider_of(page, index)
+    handle = limit_alone(page, index)
     handle.focus()
     box = handle.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -390,27 +417,32 @@ def test_number_out_of_range_is_explained_in_place(page, screenshots):
 def test_a_device_sets_its_limits(page):
     take_off_limits(page)
     count = count_of(page)
-    choice_of(page, "Device").focus()
-    page.keyboard.press("ArrowUp")
+    page.locator(".raffm-explorer .widget-toggle-button", has_text="Jetson AGX Orin").focus()
+    page.keyboard.press("Enter")
     wait_until_changed(page, count)
-    assert choice_of(page, "Device").input_value() == "Jetson AGX Orin"
-    assert "85.0%" in page.locator(".raffm-explorer").inner_text()
     page.wait_for_timeout(1000)  # whatever the sliders answer must not undo it
-    assert choice_of(page, "Device").input_value() == "Jetson AGX Orin"
-    assert "85.0%" in page.locator(".raffm-explorer").inner_text()
+    assert chosen(page, "Device") == "Jetson AGX Orin"
+    assert "85.0% of the full" in page.locator(".raffm-explorer").inner_text()
+    type_limit(page, 1, "0")
+    page.locator(".raffm-problem").wait_for()
+    assert chosen(page, "Device") == OWN_LIMITS
+    assert "85.0% of the full" in page.locator(".raffm-explorer").inner_text()
 
 
 def test_policies_and_draw_another(page):
     take_off_limits(page)
-    choice_of(page, "Device").select_option("Dell XPS 15")
-    page.get_by_text("70.0%").first.wait_for()
+    count = count_of(page)
+    choose(page, "Dell XPS 15")
+    wait_until_changed(page, count)
     count = count_of(page)
     for policy in ("best predicted", "random", "largest that fits", "best predicted"):
-        if choice_of(page, "Show").input_value() != policy:
-            picture = picture_of(page)
-            choice_of(page, "Show").select_option(policy)
-            wait_for_new_picture(page, picture)
+        picture = picture_of(page)
+        page.locator(".raffm-explorer .widget-toggle-button", has_text=policy).focus()
+        page.keyboard.press("Enter")
+        wait_for_new_picture(page, picture)
+        assert chosen(page, "Show") == policy
         if policy == "largest that fits":
+            page.wait_for_timeout(300)
             assert button_of(page, "Draw another").is_disabled()
         else:
             picture = picture_of(page)
@@ -420,7 +452,6 @@ def test_policies_and_draw_another(page):
 
 
 def test_evaluate_can_be_cancelled_and_sliders_are_heard_meanwhile(page, screenshots):
-    take_off_limits(page)
     show_another(page)
     rows = page.locator(".raffm-past tr").count()
     assert button_of(page, "Cancel").is_disabled()
@@ -495,15 +526,17 @@ def test_nothing_runs_over_the_edge(page):
 
 
 def test_every_control_is_reached_by_the_tab_key(page):
-    choice_of(page, "Device").focus()
+    page.locator(".raffm-explorer .widget-toggle-button").first.focus()
     reached = []
-    for _ in range(40):
+    for _ in range(60):
         reached.append(page.evaluate("(document.activeElement.textContent || document.activeElement.className).trim()"))
         if "Copy as code" in reached[-1]:
             break
         page.keyboard.press("Tab")
     names = " ".join(reached)
     assert sum("noUi-handle" in name for name in reached) == len(METRICS)
+    for name in (OWN_LIMITS, "Raspberry Pi 4", NO_LIMITS, "best predicted", "random", "largest that fits"):
+        assert name in names
     for name in ("Draw another", "Evaluate", "Export", "Copy as code"):
         assert name in names
 
@@ -511,7 +544,7 @@ def test_every_control_is_reached_by_the_tab_key(page):
 def test_notebook_02_shows_its_explorer(window, lab, screenshots):
     page = run_notebook(window, lab.format(NOTEBOOK.name))
     count, picture = count_of(page), picture_of(page)
-    handle, _ = slider_of(page, 1)
+    handle, _ = slider_of(page, 0)
     handle.focus()
     for _ in range(10):
         page.keyboard.press("PageDown")

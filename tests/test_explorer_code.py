@@ -20,7 +20,7 @@ def run(code: str, **known: object) -> dict[str, object]:
 
 
 def test_code_recreates_the_same_weights(tmp_path, monkeypatch):
-    folder = write_text_checkpoint(tmp_path / "it's a checkpoint", "bert")
+    folder = write_text_checkpoint(tmp_path / 'a "quoted" checkpoint', "bert")
     monkeypatch.chdir(tmp_path)
     supernet = Supernet.from_pretrained(folder.name)
     config = supernet.space.sample(None, np.random.default_rng(0))
@@ -44,8 +44,8 @@ def test_a_supernet_that_was_never_on_disk_has_to_be_there():
 def test_bundled_checkpoints_and_those_of_the_hub_go_by_their_names():
     supernet = make_supernet()
     supernet.folder = BUNDLED_FOLDER / bundled()[0]
-    assert f"from_pretrained({bundled()[0]!r})" in code_of(supernet, supernet.full)
+    assert f'from_pretrained("{bundled()[0]}")' in code_of(supernet, supernet.full)
     supernet.folder = Path("/cache/hub/models--some-one--a.model_b/snapshots/0123abc")
-    assert "from_pretrained('some-one/a.model_b')" in code_of(supernet, supernet.full)
+    assert 'from_pretrained("some-one/a.model_b")' in code_of(supernet, supernet.full)
     supernet.folder = Path("/somewhere") / bundled()[0]
-    assert f"from_pretrained('/somewhere/{bundled()[0]}')" in code_of(supernet, supernet.full)
+    assert f'from_pretrained("/somewhere/{bundled()[0]}")' in code_of(supernet, supernet.full)

@@ -162,7 +162,7 @@ def test_a_preset_moves_the_sliders_and_a_hand_takes_it_back(explorer):
     assert "no limit" in explorer.shares["macs"].value
     assert macs.value == pytest.approx(ends(macs)[1])
     macs.value = 0.5 * sum(ends(macs))
-    assert explorer.preset.value == "none: own limits"
+    assert explorer.preset.value == "own limits"
     assert "70.0%" in explorer.shares["parameters"].value
 
 
@@ -212,7 +212,7 @@ def test_evaluate_button_shows_accuracy_interval_and_history(explorer):
     assert "95% interval" in explorer.result.value
     assert "40 examples of pictures test" in explorer.result.value
     assert explorer.progress.value == explorer.progress.max == 40
-    assert explorer.progress.layout.visibility == "hidden"
+    assert explorer.progress.layout.display == "none"
     assert "data:image/png;base64," in explorer.past.value
     assert not explorer.evaluate_button.disabled
     explorer.draw_button.click()
@@ -249,7 +249,7 @@ def test_sliders_are_heard_and_cancel_works_while_an_evaluation_runs(supernet):
     assert data.asked.wait(60)
     assert not explorer.cancel_button.disabled
     assert explorer.evaluate_button.disabled
-    assert explorer.progress.layout.visibility == "visible"
+    assert explorer.progress.layout.display == ""
     assert (explorer.progress.value, explorer.progress.max) == (32, 100)
     assert "Evaluating this submodel" in explorer.result.value
     slider, before = explorer.sliders["parameters"], explorer.view.value
@@ -265,7 +265,7 @@ def test_sliders_are_heard_and_cancel_works_while_an_evaluation_runs(supernet):
     assert "cancelled" in explorer.result.value
     assert explorer.cancel_button.disabled
     assert not explorer.evaluate_button.disabled
-    assert explorer.progress.layout.visibility == "hidden"
+    assert explorer.progress.layout.display == "none"
     evaluate(explorer)
     assert len(explorer.state.history) == 1
 
@@ -308,7 +308,7 @@ def test_failure_is_shown_in_place_and_escaped(supernet):
     evaluate(explorer)
     assert "the &lt;disk&gt; is gone" in explorer.result.value
     assert not explorer.evaluate_button.disabled
-    assert explorer.progress.layout.visibility == "hidden"
+    assert explorer.progress.layout.display == "none"
 
 
 def test_without_data_evaluate_says_what_to_do(supernet):
