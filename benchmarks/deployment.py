@@ -8,7 +8,6 @@ by onnxruntime. Accuracy is of the whole test split; static int8 is calibrated o
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ import onnxruntime
 from raffm_utils import Budget, Supernet, deploy, evaluate, export_submodel, load_split
 from raffm_utils.deployment import near_the_limit
 from raffm_utils.export import FORMATS
+from raffm_utils.latency_cache import processor_name
 from raffm_utils.onnx_graph import GraphClassifier
 from raffm_utils.quantization import CALIBRATION_EXAMPLES
 
@@ -96,13 +96,6 @@ def row_text(row: dict[str, Any]) -> str:
         f"| {row['submodel']} | {row['parameters'] / 1e6:.2f} M | {row['format']} | {row['bytes'] / 1e6:.2f} MB "
         f"| {row['latency_ms']:.1f} ms | {row['accuracy']:.2%} | {row['low']:.2%} to {row['high']:.2%} |"
     )
-
-
-def processor_name() -> str:
-    """The processor, as Linux names it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .deployment import deploy
     from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
     from .export import export_submodel
-    from .pictures import plot_widths
+    from .latency import Latency, measure_latency_ms
+    from .latency_model import LatencyModel
+    from .pictures import plot_latency, plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
     from .predictor import AccuracyPredictor
@@ -28,6 +30,8 @@ __all__ = [
     "ElasticSpace",
     "Evaluation",
     "InfeasibleBudget",
+    "Latency",
+    "LatencyModel",
     "Prediction",
     "RaffmError",
     "SubmodelConfig",
@@ -40,8 +44,10 @@ __all__ = [
     "largest_submodel",
     "load_split",
     "load_submodel",
+    "measure_latency_ms",
     "pareto_front",
     "plot_accuracy_vs_parameters",
+    "plot_latency",
     "plot_widths",
     "predict",
     "read_sweep",
@@ -56,7 +62,9 @@ _LATER = {
     "deployment": ("deploy",),
     "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
     "export": ("export_submodel",),
-    "pictures": ("plot_widths",),
+    "latency": ("Latency", "measure_latency_ms"),
+    "latency_model": ("LatencyModel",),
+    "pictures": ("plot_latency", "plot_widths"),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
     "predictor": ("AccuracyPredictor",),

@@ -41,12 +41,19 @@ class Costs(Protocol):
 
 
 class Latency(Protocol):
-    """What a space needs to know of a latency model (see `latency_model.LatencyModel`)."""
+    """What a space and those who show it need to know of a latency model (see `latency_model.LatencyModel`)."""
 
-    tokens: int | None
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def tokens(self) -> int | None: ...
+    @property
+    def held_out_error(self) -> float: ...
 
     def affine(self, hidden: int) -> Affine:
-        """Nanoseconds of one example as an affine function of the total widths."""
+        """Nanoseconds of one batch as an affine function of the total widths."""
 
 
 @dataclass(frozen=True)

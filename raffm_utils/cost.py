@@ -24,7 +24,8 @@ class Cost:
     `encoder_parameters` leave out the embeddings: the tables of words, positions and token types and the
     class token of an image model, but not their norm, nor the projection of image patches.
 
-    `latency_ms` is what the supernet's latency model predicts, None without one or at another token count.
+    `latency_ms` is what the supernet's latency model predicts for one pass of its batch size, one example by
+    default; None without a model or at another token count.
     `peak_activation_bytes` are of the tensors alive at once while one example without padding is computed in
     inference mode by PyTorch, with its fused attention (`sdpa`, the default) and a one-kernel activation
     function such as GELU; weights, inputs and what an operator needs inside itself are left out.

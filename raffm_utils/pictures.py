@@ -1,8 +1,9 @@
-"""Pictures of a submodel's widths: on a matplotlib Axes, and as inline SVG for live redrawing."""
+"""Pictures of a submodel's widths, on a matplotlib Axes and as inline SVG for live redrawing; and of latencies."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from .latency_model import LatencyModel
 from .plotting import BLUE, GREEN, ORANGE, new_axes
 from .space import SubmodelConfig
 
@@ -47,6 +48,25 @@ def plot_widths(config: SubmodelConfig, full: SubmodelConfig, ax: "Axes | None" 
     ax.set_ylabel("Width (% of full)")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return ax
+
+
+def plot_latency(model: LatencyModel, ax: "Axes | None" = None) -> "Axes":
+    """Predicted against measured milliseconds, of the submodels fitted to and of those held out; returns the Axes."""
+    ax = ax or new_axes((5.0, 4.6))
+    for timed, name, colour, marker in (
+        (model.measured, "fitted to", BLUE, "o"),
+        (model.held_out, f"held out: median error {model.held_out_error:.1%}", ORANGE, "D"),
+    ):
+        predicted = [model.predict_ms(config) for config, _ in timed]
+        ax.scatter([ms for _, ms in timed], predicted, s=28, color=colour, marker=marker, label=name)
+    ends = [ms for _, ms in (*model.measured, *model.held_out)]
+    ax.axline((min(ends), min(ends)), slope=1, color="#999999", linewidth=1, zorder=0)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_xlabel("Measured (ms)")
+    ax.set_ylabel("Predicted (ms)")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
     return ax
 
 

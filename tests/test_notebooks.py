@@ -26,6 +26,7 @@ FAST: dict[str, Any] = {
     "LIVE_SUBMODELS": 2,
     "CANDIDATES": 2,
     "VALIDATION_EXAMPLES": 64,
+    "LATENCY_SECONDS": 2,
 }
 CELL_TIMEOUT_S = 900
 MAX_CELL_LINES = 20
@@ -114,14 +115,16 @@ def test_runs_without_errors(path: Path):
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("name", ["01_load_a_checkpoint", "02_sample_submodels"])
+@pytest.mark.parametrize("name", ["01_load_a_checkpoint", "02_sample_submodels", "04_budgets_and_latency"])
 def test_runs_for_a_text_checkpoint_by_its_parameters_alone(name: str, tmp_path: Path):
     """A tiny untrained one of the same form; the third notebook needs a stored sweep."""
     folder = write_text_checkpoint(tmp_path / "tiny", "bert")
     space = json.loads((folder / "elastic_space.json").read_text())
     (folder / "elastic_space.json").write_text(json.dumps({**space, "provenance": {"dataset": "movie_reviews"}}))
     notebook = read(FOLDER / f"{name}.ipynb")
-    assert "CHECKPOINT" in override_parameters(notebook, {**FAST, "CHECKPOINT": str(folder), "START_SHARE": 0.9})
+    assert "CHECKPOINT" in override_parameters(
+        notebook, {**FAST, "CHECKPOINT": str(folder), "START_SHARE": 0.9, "TOKENS": 16}
+    )
     execute(notebook)
     assert errors_in(notebook) == []
 
