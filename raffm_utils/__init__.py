@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .pictures import plot_latency, plot_widths
     from .plotting import plot_accuracy_vs_parameters, save_figure
     from .prediction import Prediction, predict
-    from .predictor import AccuracyPredictor
+    from .predictor import AccuracyPredictor, spread_over_widths
     from .search import best_submodel, best_submodels, largest_submodel, pareto_front
+    from .search_plots import plot_pareto, plot_predicted
+    from .selection import choose
     from .submodel_folder import load_submodel
     from .widgets import BudgetExplorer
 
@@ -38,6 +40,7 @@ __all__ = [
     "Supernet",
     "best_submodel",
     "best_submodels",
+    "choose",
     "deploy",
     "evaluate",
     "export_submodel",
@@ -48,11 +51,14 @@ __all__ = [
     "pareto_front",
     "plot_accuracy_vs_parameters",
     "plot_latency",
+    "plot_pareto",
+    "plot_predicted",
     "plot_widths",
     "predict",
     "read_sweep",
     "save_figure",
     "spread_over_size",
+    "spread_over_widths",
     "sweep",
 ]
 
@@ -67,8 +73,10 @@ _LATER = {
     "pictures": ("plot_latency", "plot_widths"),
     "plotting": ("plot_accuracy_vs_parameters", "save_figure"),
     "prediction": ("Prediction", "predict"),
-    "predictor": ("AccuracyPredictor",),
+    "predictor": ("AccuracyPredictor", "spread_over_widths"),
     "search": ("best_submodel", "best_submodels", "largest_submodel", "pareto_front"),
+    "search_plots": ("plot_pareto", "plot_predicted"),
+    "selection": ("choose",),
     "submodel_folder": ("load_submodel",),
     "widgets": ("BudgetExplorer",),
 }

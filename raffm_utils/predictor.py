@@ -6,7 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from .errors import SweepError
+from .budget import Budget
+from .errors import ElasticSpaceError, SweepError
+from .families import Axis
 from .space import ElasticSpace, SubmodelConfig
 from .surface import AXES, FittedSurface, Surface, Terms
 from .sweep_file import SweepRow
@@ -34,7 +36,8 @@ class Predicted:
 class HeldOut:
     """How well submodels are predicted by a predictor that has not seen them (10-fold cross-validation).
 
-    `rmse` is in accuracy from 0 to 1, to be compared with `spread`, the error of always predicting the mean;
+    `rmse` is in accuracy from 0 to 1, to be compared with `spread`, the error of always predicting the mean.
+    `kendall_tau` is the mean over the tenths: across them even a constant prediction would seem to rank, in reverse.
     `coverage` is the share of 90 % intervals that hold the measured accuracy. The arrays have one entry for each row.
     """
 
@@ -69,7 +72,7 @@ class AccuracyPredictor:
         self._errors = np.empty(len(matrix))
         parts: list[Surface] = []
         for fold, (seen, unseen) in enumerate(_folds(len(matrix), seed)):
-            part = FittedSurface(terms, matrix[seen], accuracies[seen])
+            part = FittedSurface(terms, matrix[seen], accuracies[seen], [self.surface.layer_weight])
             self._folds[unseen] = fold
             self._errors[unseen] = np.abs(accuracies[unseen] - _scores(part, matrix[unseen]))
             parts.append(part)
@@ -103,11 +106,24 @@ class AccuracyPredictor:
     @cached_property
     def held_out(self) -> HeldOut:
         """A test of the whole predictor, intervals included: each tenth predicted from the rest (a few seconds)."""
-        found = np.empty((3, self.submodels))
+        from scipy.stats import kendalltau
+
+        predicted, low, high = found = np.empty((3, self.submodels))
+        measured, taus = self._accuracies, []
         for seen, unseen in _folds(self.submodels, self._seed + 1):
-            part = AccuracyPredictor(self._matrix[seen], self._accuracies[seen], self.surface.terms, self._seed)
+            part = AccuracyPredictor(self._matrix[seen], measured[seen], self.surface.terms, self._seed)
             found[:, unseen] = part._intervals(self._matrix[unseen])
-        return _held_out(self._accuracies, *found)
+            taus.append(kendalltau(predicted[unseen], measured[unseen]).statistic)
+        return HeldOut(
+            rmse=float(np.sqrt(np.mean((predicted - measured) ** 2))),
+            spread=float(measured.std()),
+            kendall_tau=float(np.nan_to_num(taus).mean()),
+            coverage=float(np.mean((low <= measured) & (measured <= high))),
+            measured=measured,
+            predicted=predicted,
+            low=low,
+            high=high,
+        )
 
     def _intervals(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(predicted, low, high) of each row."""
@@ -129,8 +145,9 @@ class AccuracyPredictor:
         for axis, name in AXES:
             total, (least, most) = sum(getattr(config, name)), terms.edges(axis, config.hidden)
             if not least <= total <= most:
+                title = "FFN" if axis is Axis.FFN else name
                 return (
-                    f"outside the data: total {name} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
+                    f"outside the data: total {title} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
                     f"at about hidden width {config.hidden:,}"
                 )
         if leverage > self._widest_leverage:
@@ -141,6 +158,26 @@ class AccuracyPredictor:
         return ""
 
 
+def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
+    """`number` submodels to learn from: hidden width, total attention and total FFN width each spread evenly.
+
+    Uniform draws have nearly the same totals everywhere, and a predictor knows nothing of what it never saw. The three
+    form a Latin hypercube; the layers are drawn uniformly among all that have these totals.
+    """
+    if number < 1:
+        raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
+    (region, *_) = space.regions(Budget())
+    shares = [(rng.permutation(number) + rng.random(number)) / number for _ in range(3)]
+    configs = []
+    for hidden, *others in zip(*shares, strict=True):
+        widths = []
+        for totals, share in zip((region.attention, region.ffn), others, strict=True):
+            reachable = np.flatnonzero(totals.ways > 0)
+            widths.append(totals.draw(int(reachable[int(share * len(reachable))]), rng))
+        configs.append(SubmodelConfig(space.hidden[int(hidden * len(space.hidden))], *widths))
+    return configs
+
+
 def _scores(surface: Surface, matrix: np.ndarray) -> np.ndarray:
     return matrix @ surface.coefficients + surface.constant
 
@@ -149,21 +186,6 @@ def _folds(rows: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import KFold
 
     return KFold(FOLDS, shuffle=True, random_state=seed).split(np.empty(rows))
-
-
-def _held_out(measured: np.ndarray, predicted: np.ndarray, low: np.ndarray, high: np.ndarray) -> HeldOut:
-    from scipy.stats import kendalltau
-
-    return HeldOut(
-        rmse=float(np.sqrt(np.mean((predicted - measured) ** 2))),
-        spread=float(measured.std()),
-        kendall_tau=float(np.nan_to_num(kendalltau(predicted, measured).statistic)),
-        coverage=float(np.mean((low <= measured) & (measured <= high))),
-        measured=measured,
-        predicted=predicted,
-        low=low,
-        high=high,
-    )
 
 
 def _check(rows: Sequence[SweepRow], space: ElasticSpace) -> None:

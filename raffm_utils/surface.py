@@ -6,7 +6,7 @@ submodels of equal totals.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -134,26 +134,42 @@ class FittedSurface(Surface):
     The penalty, and the weight of single layers, are those with the least leave-one-out error.
     """
 
-    def __init__(self, terms: Terms, matrix: np.ndarray, accuracies: np.ndarray) -> None:
-        fits = [(RidgeCV(ALPHAS).fit(matrix * w, accuracies), w) for w in map(terms.weights, LAYER_WEIGHTS)]
-        self._ridge, self._weights = max(fits, key=lambda fit: fit[0].best_score_)
-        self._mean, self._rows = matrix.mean(axis=0), len(matrix)
-        centred = (matrix - self._mean) * self._weights
-        self._inverse = np.linalg.inv(centred.T @ centred + self._ridge.alpha_ * np.eye(len(self._weights)))
+    def __init__(
+        self,
+        terms: Terms,
+        matrix: np.ndarray,
+        accuracies: np.ndarray,
+        layer_weights: Sequence[float] = LAYER_WEIGHTS,
+    ) -> None:
+        fits = [(RidgeCV(ALPHAS).fit(matrix * terms.weights(each), accuracies), each) for each in layer_weights]
+        self._ridge, self.layer_weight = max(fits, key=lambda fit: fit[0].best_score_)
+        self._weights = terms.weights(self.layer_weight)
+        self._mean, self._matrix = matrix.mean(axis=0), matrix
+        self._covariance = _covariance(matrix * self._weights, self._ridge.alpha_)
         coefficients = self._ridge.coef_ * self._weights
         super().__init__(terms, coefficients, float(self._ridge.intercept_))
 
     def leverage(self, matrix: np.ndarray) -> np.ndarray:
-        """How far each row lies from what was fitted: how much a measurement there would move its own prediction."""
-        centred = (matrix - self._mean) * self._weights
-        return 1 / self._rows + np.einsum("ij,jk,ik->i", centred, self._inverse, centred)
+        """How far each row lies from the submodels that were fitted, by all of its columns alike."""
+        centred = matrix - self._mean
+        return 1 / len(self._matrix) + np.einsum("ij,jk,ik->i", centred, self._design, centred)
+
+    @cached_property
+    def _design(self) -> np.ndarray:
+        return _covariance(self._matrix, 1.0)
 
     def draw(self, rng: np.random.Generator) -> Surface:
         """Another surface that the same data might have given: a draw from the posterior of ridge regression."""
         noise = np.sqrt(-self._ridge.best_score_)
-        factor = np.linalg.cholesky(self._inverse)
+        factor = np.linalg.cholesky(self._covariance)
         moved = noise * (factor @ rng.standard_normal(len(factor))) * self._weights
         return Surface(self.terms, self.coefficients + moved, self.constant - float(moved @ self._mean))
+
+
+def _covariance(matrix: np.ndarray, penalty: float) -> np.ndarray:
+    """Of the coefficients of ridge regression, at unit noise."""
+    centred = matrix - matrix.mean(axis=0)
+    return np.linalg.inv(centred.T @ centred + penalty * np.eye(matrix.shape[1]))
 
 
 def _scaled(width: float | np.ndarray, narrowest: int, widest: int) -> np.ndarray:

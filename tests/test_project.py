@@ -45,6 +45,7 @@ LAYOUT = [
     "foundations",
     "surface",
     "predictor",
+    "best_ways",
     "search",
     "selection",
     "submodel_folder",
