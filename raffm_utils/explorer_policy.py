@@ -21,7 +21,7 @@ def policies(predictor: "AccuracyPredictor | None") -> tuple[str, ...]:
     return (RANDOM, LARGEST) if predictor is None else (BEST, RANDOM, LARGEST)
 
 
-def choose(
+def shown_submodel(
     policy: str,
     space: ElasticSpace,
     budget: Budget,

@@ -15,7 +15,7 @@ from .errors import RaffmError
 from .explorer_code import code_of
 from .explorer_evaluation import Cancelled, Evaluated, Measurement
 from .explorer_metrics import known
-from .explorer_policy import LARGEST, choose, device_budgets, policies
+from .explorer_policy import LARGEST, device_budgets, policies, shown_submodel
 from .export import export_submodel
 from .space import SubmodelConfig
 from .supernet import Supernet
@@ -205,7 +205,7 @@ class ExplorerState:
         space = self.supernet.space
         self.count = space.count(budget)
         try:
-            self.config = choose(self.policy, space, budget, self.predictor, draws=self.draws, seed=self.seed)
+            self.config = shown_submodel(self.policy, space, budget, self.predictor, draws=self.draws, seed=self.seed)
             self.problem = ""
         except RaffmError as error:
             self.problem = str(error)
