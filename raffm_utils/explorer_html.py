@@ -4,51 +4,35 @@ import base64
 import io
 from html import escape
 
-from .explorer_state import Evaluated, ExplorerState
-from .plotting import approximately, plot_intervals
+from .explorer_evaluation import Evaluated
+from .explorer_metrics import MACS, PARAMETERS, Metric
+from .explorer_state import ExplorerState
+from .plotting import VERMILION, approximately, plot_accuracy_vs_parameters, plot_intervals
 
-NAMES = {"parameters": "Parameters", "macs": "MACs", "weight_bytes": "Weights"}
-UNITS = {"parameters": "M", "macs": "M", "weight_bytes": "MB"}
-STYLE = """<style>
-.raffm-explorer { --jp-widgets-font-size: 15px; width: 100%; max-width: 860px; container-type: inline-size; }
-.raffm-explorer .widget-html, .raffm-explorer .widget-html-content { min-width: 0; max-width: 100%; }
-.raffm-explorer .widget-html-content { font-size: 15px; line-height: 1.4; width: 100%; }
-.raffm-explorer .noUi-handle { background: #0072B2; border-color: #0072B2; }
-.raffm-explorer .noUi-handle:focus, .raffm-explorer button:focus-visible { outline: 3px solid #D55E00; }
-.raffm-explorer .noUi-handle:focus { outline-offset: 2px; }
-.raffm-explorer button i { margin-right: 8px !important; }
-.raffm-count { min-height: 5em; overflow-wrap: anywhere; }
-.raffm-count b { font-size: 20px; }
-.raffm-problem small { font-size: 14px; }
-.raffm-problem { border-left: 5px solid #D55E00; padding: 2px 10px; overflow-wrap: anywhere; }
-.raffm-explorer table { border-collapse: collapse; margin: 6px 0; }
-.raffm-explorer th, .raffm-explorer td { padding: 2px 14px 2px 0; text-align: right; }
-.raffm-explorer td { white-space: nowrap; }
-.raffm-explorer th:first-child { text-align: left; }
-.raffm-faded { opacity: 0.35; }
-.raffm-past { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
-.raffm-past div { max-width: 100%; max-height: 300px; overflow: auto; }
-.raffm-past img { width: 380px; max-width: 100%; }
-@container (max-width: 520px) {
-  .widget-slider { flex-wrap: wrap; height: auto; }
-  .widget-slider .widget-label { flex-basis: 100%; text-align: left; }
-  th, td { padding-right: 8px !important; white-space: normal !important; }
-  svg { font-size: 20px; }
-  .raffm-count b { font-size: 17px; }
-}
-</style>"""
+# The box opens by itself, so that the code can be selected; where scripts may run, it is copied as well.
+COPY = (
+    "if (this.open) { const code = this.querySelector('pre'), said = this.querySelector('small');"
+    " getSelection().selectAllChildren(code);"
+    " const copied = navigator.clipboard ? navigator.clipboard.writeText(code.textContent) : Promise.reject();"
+    " copied.catch(() => { if (!document.execCommand('copy')) throw 0; })"
+    ".then(() => { said.textContent = 'copied'; }, () => { said.textContent = 'selected: press Ctrl+C'; }); }"
+)
 
 
-def share_html(state: ExplorerState, metric: str) -> str:
+def share_html(state: ExplorerState, metric: Metric) -> str:
     """A limit as a share of the full network's cost."""
-    full, limit = getattr(state.full_cost, metric), state.limit(metric)
+    full, limit = metric.of(state.full_cost), state.limit(metric.key)
     if limit >= full:
-        return f"no limit (full: {full / 1e6:,.2f} M)"
-    return f"<b>{limit / full:.1%}</b> of the full {full / 1e6:,.2f} M"
+        return f"no limit (full: {metric.text(full)})"
+    return f"<b>{limit / full:.1%}</b> of the full {metric.text(full)}"
 
 
-def count_html(state: ExplorerState) -> str:
-    """How many submodels fit; or why none does."""
+def view_html(state: ExplorerState, picture: str) -> str:
+    """All that follows the sliders, in one piece: parts that arrived one by one would flicker."""
+    return _count_html(state) + picture + _cost_html(state) + _predicted_html(state)
+
+
+def _count_html(state: ExplorerState) -> str:
     if not state.count:
         text = f"<b>No submodel fits.</b><br><small>{escape(state.problem.removeprefix('no submodel fits: '))}</small>"
         return f'<div class="raffm-count raffm-problem" role="status">{text}</div>'
@@ -68,21 +52,38 @@ def _part(count: int, total: int) -> str:
     return f"{share:.1%} of all there are" if share > 0.001 else f"one in {total // count:,}"
 
 
-def cost_html(state: ExplorerState) -> str:
-    """What the shown submodel costs, absolutely and as a share of the full network."""
-    heads, values, shares = [], [], []
-    for metric, name in NAMES.items():
-        value, full = getattr(state.cost, metric), getattr(state.full_cost, metric)
-        heads.append(f"<th>{name}</th>")
-        values.append(f"<td>{value / 1e6:,.2f}&nbsp;{UNITS[metric]}</td>")
-        shares.append(f"<td>{value / full:.1%}</td>")
-    rows = (("", heads), ("this submodel", values), ("of the full network", shares))
-    body = "".join(f"<tr><th>{name}</th>{''.join(cells)}</tr>" for name, cells in rows)
-    return f'<table class="{"" if state.count else "raffm-faded"}">{body}</table>'
+def _cost_html(state: ExplorerState) -> str:
+    rows = "".join(
+        f"<tr><th>{metric.name}</th><td>{metric.text(metric.of(state.cost))}</td>"
+        f"<td>{metric.of(state.cost) / metric.of(state.full_cost):.1%}</td></tr>"
+        for metric in state.metrics
+    )
+    head = "<tr><th></th><th>this submodel</th><th>of the full network</th></tr>"
+    return f'<table class="{"" if state.count else "raffm-faded"}">{head}{rows}</table>'
+
+
+def _predicted_html(state: ExplorerState) -> str:
+    if (predicted := state.predicted) is None:
+        return ""
+    note = f"<br><small>{escape(predicted.note)}</small>" if predicted.note else ""
+    interval = f"(90% interval {predicted.low:.1%} to {predicted.high:.1%})"
+    faded = "" if state.count else " raffm-faded"
+    return (
+        f'<div class="raffm-predicted{faded}"><b>Predicted accuracy {predicted.accuracy:.1%}</b> {interval}{note}</div>'
+    )
 
 
 def result_html(state: ExplorerState) -> str:
     """The accuracy of the shown submodel, or why there is none; and where it was exported to."""
+    return f'<div class="raffm-result">{_result_html(state)}</div>'
+
+
+def _result_html(state: ExplorerState) -> str:
+    if (running := state.measurement) is not None:
+        which = "this submodel" if running.config == state.config else "a submodel shown before"
+        size = f"{PARAMETERS.text(running.cost.parameters)} parameters"
+        doing = "Cancelling the evaluation of" if running.cancelled else "Evaluating"
+        return f"{doing} {which} ({size}): {running.done:,} of {running.total:,} examples"
     if state.failure:
         return f'<div class="raffm-problem" role="alert">{escape(state.failure)}</div>'
     if not state.count:
@@ -100,10 +101,9 @@ def _export_html(state: ExplorerState) -> str:
 def _accuracy_html(state: ExplorerState) -> str:
     if (item := state.evaluated) is None:
         return "This submodel has not been evaluated yet." if state.data is not None else ""
-    assert state.data is not None
     return (
         f'<div role="status"><b>Accuracy {item.accuracy:.1%}</b> (95% interval {_interval(item)}), '
-        f"{item.examples:,} examples of {escape(state.data.name)} {escape(state.data.split)}</div>"
+        f"{item.examples:,} examples of {escape(item.dataset)} {escape(item.split)}</div>"
     )
 
 
@@ -111,29 +111,44 @@ def _interval(item: Evaluated) -> str:
     return f"{item.low:.1%} to {item.high:.1%}"
 
 
+def code_html(state: ExplorerState) -> str:
+    """Python that recreates the shown submodel: a button that copies it, and opens a box to select it from."""
+    return (
+        f'<details class="raffm-code" ontoggle="{escape(COPY)}"><summary>Copy as code</summary>'
+        f'<small role="status"></small><pre tabindex="0">{escape(state.code)}</pre></details>'
+    )
+
+
 def past_html(state: ExplorerState) -> str:
-    """All evaluated submodels, as a table and as a picture."""
+    """All evaluated submodels, as a table, and as points among the stored rows; empty when there is neither."""
+    if not state.history and not state.rows:
+        return ""
+    return f'<div class="raffm-past"><div>{_past_table(state)}</div>{_past_picture(state)}</div>'
+
+
+def _past_table(state: ExplorerState) -> str:
     if not state.history:
         return ""
-    from matplotlib.figure import Figure
-
     names = ("", "Parameters", "MACs", "Accuracy", "95% interval")
     rows = "".join(
-        f"<tr><td>{number}</td><td>{item.parameters / 1e6:,.2f}&nbsp;M</td>"
-        f"<td>{(item.macs or 0) / 1e6:,.2f}&nbsp;M</td>"
+        f"<tr><td>{number}</td><td>{PARAMETERS.text(item.parameters)}</td><td>{MACS.text(MACS.of(item.cost))}</td>"
         f"<td>{item.accuracy:.1%}</td><td>{_interval(item)}</td></tr>"
         for number, item in reversed(list(enumerate(state.history, start=1)))
     )
-    table = f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{rows}</table>"
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")  # unknown to pyplot: no cell shows it twice
-    ax = plot_intervals(state.history, figure.subplots())
-    ax.grid(True, linestyle="--", linewidth=0.6)
-    ax.set_xlabel("Model Parameters (Million)")
-    ax.set_ylabel("Accuracy (%)")
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=160)
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{rows}</table>"
+
+
+def _past_picture(state: ExplorerState) -> str:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 6.0), layout="constrained")  # unknown to pyplot: no cell shows it twice
+    ax = plot_accuracy_vs_parameters(state.rows, figure.subplots(), title="", live=state.history)
+    if state.history:
+        plot_intervals(state.history[-1:], ax, label="the latest of them", colour=VERMILION, marker="D")
+        ax.legend(loc="best", fontsize=10, framealpha=0.95)
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=125)
     image = base64.b64encode(buffer.getvalue()).decode()
     return (
-        f'<div class="raffm-past"><div>{table}</div>'
-        f'<img alt="Accuracy against parameters of the evaluated submodels" '
-        f'src="data:image/png;base64,{image}"></div>'
+        f'<img alt="Accuracy against parameters of {len(state.rows)} stored and {len(state.history)} evaluated '
+        f'submodels" src="data:image/png;base64,{image}">'
     )

@@ -1,8 +1,8 @@
 """What the budget explorer knows and does, without any widget."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,59 +12,34 @@ from .budget import Budget
 from .cost import Cost
 from .deployment import about
 from .errors import RaffmError
-from .evaluation import Evaluation, evaluate
+from .explorer_code import code_of
+from .explorer_evaluation import Cancelled, Evaluated, Measurement
+from .explorer_metrics import known
+from .explorer_policy import LARGEST, device_budgets, policies, shown_submodel
 from .export import export_submodel
 from .space import SubmodelConfig
 from .supernet import Supernet
+from .sweep_file import SweepRow
 
 if TYPE_CHECKING:
     from .data import Split
-
-LIMITED = ("parameters", "macs")  # what can be limited while exploring
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One line of the explorer's history."""
-
-    config: SubmodelConfig
-    cost: Cost
-    evaluation: Evaluation
-
-    @property
-    def parameters(self) -> int:
-        return self.cost.parameters
-
-    @property
-    def macs(self) -> int | None:
-        return self.cost.macs
-
-    @property
-    def accuracy(self) -> float:
-        return self.evaluation.accuracy
-
-    @property
-    def low(self) -> float:
-        return self.evaluation.low
-
-    @property
-    def high(self) -> float:
-        return self.evaluation.high
-
-    @property
-    def examples(self) -> int:
-        return self.evaluation.examples
+    from .predictor import AccuracyPredictor, Predicted
 
 
 class ExplorerState:
-    """A budget, how many submodels fit it, the one drawn from it, and all that were evaluated.
+    """A budget, how many submodels fit it, the one shown of them, and all that were evaluated.
 
     Attributes:
         budget: the last valid budget; limits not explored here stay as they were given.
-        count: the exact number of submodels inside it; 0 when nothing fits.
-        config: the drawn submodel; the last one that fitted when nothing does now.
+        metrics: the costs that can be limited: all that have a value for this supernet.
+        preset: the device whose budget this is; None after a limit was set by hand.
+        policy: how the shown submodel is chosen, one of `policies`.
+        count: the exact number of submodels inside the budget; 0 when nothing fits.
+        config: the shown submodel; the last one that fitted when nothing does now.
+        predicted: its accuracy as the predictor has it; None without one.
         problem: why no submodel fits; empty when one does.
         failure: why the last evaluation or export gave nothing; empty when it did.
+        measurement: the evaluation under way, maybe of a submodel that was shown before.
         exported: the folder of the shown submodel, when it was exported.
         history: the evaluated submodels, oldest first.
     """
@@ -74,13 +49,15 @@ class ExplorerState:
         supernet: Supernet,
         data: "Split | None" = None,
         *,
+        predictor: "AccuracyPredictor | None" = None,
+        rows: Sequence[SweepRow] = (),
+        presets: Mapping[str, Budget] | None = None,
         budget: Budget | None = None,
         rng: np.random.Generator | None = None,
         tokens: int | None = None,
         exports: str | Path = "exports",
     ) -> None:
-        self.supernet = supernet
-        self.data = data
+        self.supernet, self.data, self.predictor, self.rows = supernet, data, predictor, tuple(rows)
         self.exports = Path(exports)
         self.exported: Path | None = None
         self.seed = int((rng or np.random.default_rng(0)).integers(2**63))
@@ -90,9 +67,16 @@ class ExplorerState:
         self.full = supernet.full
         self.full_cost = self.cost_of(self.full)
         self.smallest_cost = self.cost_of(supernet.space.smallest())
+        self.metrics = known(self.full_cost)
+        self.presets = dict(device_budgets(self.full_cost) if presets is None else presets)
+        self.preset: str | None = None
+        self.policies = policies(predictor)
+        self.policy = self.policies[0]
         self.config = supernet.space.smallest()
+        self.predicted: Predicted | None = None
         self.count = 0
         self.problem = self.failure = ""
+        self.measurement: Measurement | None = None
         self.history: list[Evaluated] = []
         self._update(self.budget)
 
@@ -100,6 +84,11 @@ class ExplorerState:
     def cost(self) -> Cost:
         """What the shown submodel costs."""
         return self.cost_of(self.config)
+
+    @property
+    def code(self) -> str:
+        """Python that recreates the shown submodel."""
+        return code_of(self.supernet, self.config)
 
     @property
     def evaluated(self) -> Evaluated | None:
@@ -119,36 +108,72 @@ class ExplorerState:
     def set_limit(self, metric: str, value: float) -> None:
         """Limit one cost and draw from inside the new budget; the full network's cost or more is no limit.
 
-        The same budget always shows the same submodel, until `draw` asks for another.
+        The same limits always show the same submodel, until `draw` asks for another.
         """
-        limit = None if value >= getattr(self.full_cost, metric) else value
-        try:
-            changed: dict[str, Any] = {f"max_{metric}": limit}
-            self._update(replace(self.budget, **changed))
-        except RaffmError as error:
-            self.count, self.problem = 0, str(error)
+        self.preset = None
+        self._limit({metric: value})
+
+    def set_preset(self, name: str | None) -> None:
+        """Take the limits of a device, and no others that can be explored; None keeps the limits as they are."""
+        if name is not None:
+            limits = {metric.key: getattr(self.presets[name], f"max_{metric.key}") for metric in self.metrics}
+            self._limit(limits)
+        self.preset = name
+
+    def set_policy(self, policy: str) -> None:
+        """Choose the shown submodel in another way."""
+        self.policy, self.draws = policy, 0
+        self._update(self.budget)
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether there may be another submodel to draw; of the largest there is one only."""
+        return bool(self.count) and self.policy != LARGEST
 
     def draw(self) -> None:
-        """Draw another submodel from inside the budget."""
+        """Show another submodel from inside the budget: a random one, or one that may be as good as the best."""
         self.draws += 1
         self._update(self.budget)
 
     def evaluate(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated | None:
         """Measure the shown submodel, once; None, with `failure` set, when that cannot be done."""
+        return self.finish(on_progress) if self.begin() else self.evaluated
+
+    def begin(self) -> bool:
+        """Take the shown submodel to be measured by `finish`, which may run in another thread while this one goes on.
+
+        False when there is nothing to do: it is measured, another one is being measured, or there is no data.
+        """
+        if self.measurement is not None or self.evaluated is not None:
+            return False
         self.failure = ""
-        if self.evaluated is not None:
-            return self.evaluated
         if self.data is None:
             self.failure = "there is no data to evaluate on: use BudgetExplorer(supernet, load_split(...))"
+            return False
+        self.measurement = Measurement(self.supernet, self.config, self.cost, self.data)
+        return True
+
+    def finish(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated | None:
+        """Measure what `begin` took; None, with `failure` set, when it fails or is cancelled."""
+        measurement = self.measurement
+        if measurement is None:
             return None
-        config = self.config
         try:
-            measured = evaluate(self.supernet.extract(config), self.data, on_progress=on_progress)
+            self.history.append(found := measurement.run(on_progress))
+        except Cancelled:
+            self.failure = f"the evaluation was cancelled after {measurement.done:,} of {measurement.total:,} examples"
+            return None
         except Exception as error:  # whatever went wrong is shown in place, where no one reads a traceback
             self.failure = f"the evaluation failed: {error or type(error).__name__}"
             return None
-        self.history.append(Evaluated(config, self.cost_of(config), measured))
-        return self.history[-1]
+        finally:
+            self.measurement = None
+        return found
+
+    def cancel(self) -> None:
+        """Stop the evaluation under way, after the batch that it is at; nothing of it is kept."""
+        if (measurement := self.measurement) is not None:
+            measurement.cancel()
 
     def export(self) -> Path | None:
         """Write the shown submodel as a folder of its own; None, with `failure` set, when that cannot be done."""
@@ -164,12 +189,24 @@ class ExplorerState:
         self.exported = self.exports / name
         return self.exported
 
+    def _limit(self, limits: Mapping[str, float | None]) -> None:
+        full, self.draws = self.full_cost, 0
+        changed: dict[str, Any] = {
+            f"max_{key}": None if value is None or value >= getattr(full, key) else value
+            for key, value in limits.items()
+        }
+        try:
+            self._update(replace(self.budget, **changed))
+        except RaffmError as error:
+            self.count, self.problem = 0, str(error)
+
     def _update(self, budget: Budget) -> None:
         self.budget, self.failure, self.exported = budget, "", None
-        self.count = self.supernet.space.count(budget)
+        space = self.supernet.space
+        self.count = space.count(budget)
         try:
-            rng = np.random.default_rng([self.seed, self.draws])
-            self.config = self.supernet.space.sample(budget, rng)
+            self.config = shown_submodel(self.policy, space, budget, self.predictor, draws=self.draws, seed=self.seed)
             self.problem = ""
         except RaffmError as error:
             self.problem = str(error)
+        self.predicted = None if self.predictor is None else self.predictor.predict(self.config)

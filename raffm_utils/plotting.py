@@ -163,17 +163,29 @@ def _caption(rows: Sequence[Measured], live: Sequence[Measured], count: int | No
     if not points:
         return ""
     half_widths = sorted(100 * (point.high - point.low) / 2 for point in points)
-    shown = f"{len(rows):,} submodels" + (f" and {len(live):,} evaluated just now" if live else "")
-    examples = _few(f"{point.examples:,}" for point in points)
-    where = _few(getattr(point, "split", "") for point in points)
-    data = _few(getattr(point, "dataset", "") for point in points)
-    on = " ".join(part for part in (examples, data, where, "examples") if part)
     half_width = half_widths[len(half_widths) // 2]
-    text = f"{shown}, each on {on}\n95% intervals, typically ±{half_width:.1f} points"
+    shown, just_now = f"{len(rows):,} submodels", f"{len(live):,} evaluated just now"
+    if not live:
+        text = f"{shown}, each {_on(rows)}"
+    elif not rows:
+        text = f"{just_now}, {_on(live)}"
+    elif _on(rows) == _on(live):
+        text = f"{shown} and {just_now}, each {_on(rows)}"
+    else:
+        text = f"{shown}, each {_on(rows)}\n{just_now}, {_on(live)}"
+    text += f"\n95% intervals, typically ±{half_width:.1f} points"
     if count is not None:
         mantissa, exponent = approximately(count)
         text += f"; the space holds exactly\n{count:,} (${mantissa}\\times10^{{{exponent}}}$) submodels"
     return text
+
+
+def _on(points: Sequence[Measured]) -> str:
+    """What was measured on, such as "on 2,000 fashion_mnist test examples"."""
+    examples = _few(f"{point.examples:,}" for point in points)
+    data = _few(getattr(point, "dataset", "") for point in points)
+    where = _few(getattr(point, "split", "") for point in points)
+    return " ".join(part for part in ("on", examples, data, where, "examples") if part)
 
 
 def _few(values: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
-"""The budget explorer: sliders and buttons around an `ExplorerState`, which holds all the logic."""
+"""The budget explorer: widgets around an `ExplorerState`, which holds all the logic."""
 
-import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,33 +9,31 @@ import ipywidgets
 import numpy as np
 
 from .budget import Budget
-from .explorer_html import (
-    NAMES,
-    STYLE,
-    UNITS,
-    cost_html,
-    count_html,
-    past_html,
-    result_html,
-    share_html,
-)
-from .explorer_state import LIMITED, ExplorerState
+from .explorer_html import code_html, past_html, result_html, share_html, view_html
+from .explorer_sliders import LimitSlider
+from .explorer_state import ExplorerState
+from .explorer_style import STYLE
 from .pictures import widths_svg
 from .space import SubmodelConfig
 from .supernet import Supernet
+from .sweep_file import SweepRow
 
 if TYPE_CHECKING:
     from .data import Split
+    from .predictor import AccuracyPredictor
 
-SLIDER_STEPS = 250
-BELOW_SMALLEST = 0.9  # where the sliders begin, so that it can be seen what happens when nothing fits
+OWN = "own limits"
+AT_MOST = "<b>At most</b>"
 
 
 class BudgetExplorer(ipywidgets.VBox):
-    """Limit parameters and MACs by sliders; see how many submodels fit, draw one, evaluate it.
+    """Limit costs by sliders; see how many submodels fit, draw one, evaluate it, take it away.
 
-    Without `data` (a `Split`) everything but the evaluation works. `budget` is what the sliders start from;
-    `tokens` is the sequence length that the MACs of a text model are counted at; what is exported goes into
+    Parameters, MACs, weight and peak activation memory can be limited, and latency when `supernet.latency` is set.
+    Without `data` (a `Split`) everything but the evaluation works. A `predictor` adds predicted accuracies, and
+    the policy of showing the best of them; `rows` of a sweep are drawn behind what is evaluated. `presets` are the
+    budgets of named devices, by default those of the published system settings; `budget` is what the sliders start
+    from; `tokens` is the sequence length that the costs of a text model are counted at; what is exported goes into
     the folder `exports`.
     """
 
@@ -43,30 +42,65 @@ class BudgetExplorer(ipywidgets.VBox):
         supernet: Supernet,
         data: "Split | None" = None,
         *,
+        predictor: "AccuracyPredictor | None" = None,
+        rows: Sequence[SweepRow] = (),
+        presets: Mapping[str, Budget] | None = None,
         budget: Budget | None = None,
         rng: np.random.Generator | None = None,
         tokens: int | None = None,
         exports: str | Path = "exports",
     ) -> None:
-        self.state = ExplorerState(supernet, data, budget=budget, rng=rng, tokens=tokens, exports=exports)
-        self.sliders = {metric: _slider(self.state, metric) for metric in LIMITED}
-        self.shares = {metric: ipywidgets.HTML() for metric in LIMITED}
+        self.state = ExplorerState(
+            supernet,
+            data,
+            predictor=predictor,
+            rows=rows,
+            presets=presets,
+            budget=budget,
+            rng=rng,
+            tokens=tokens,
+            exports=exports,
+        )
+        state = self.state
+        self.limits = {metric.key: LimitSlider(state, metric) for metric in state.metrics}
+        self.sliders = {key: limit.widget for key, limit in self.limits.items()}
+        self.shares = {key: ipywidgets.HTML() for key in self.limits}
+        self.preset = _choice("Device", [OWN, *state.presets], OWN)
+        self.policy = _choice("Show", state.policies, state.policy)
         self.view = ipywidgets.HTML()
-        self.draw_button = ipywidgets.Button(description="Draw another", icon="refresh")
-        self.evaluate_button = ipywidgets.Button(description="Evaluate", icon="play", button_style="primary")
-        self.export_button = ipywidgets.Button(description="Export", icon="download")
+        self.draw_button = _button("Draw another", "refresh", self._do(state.draw))
+        self.evaluate_button = _button("Evaluate", "play", self._evaluate, "primary")
+        self.cancel_button = _button("Cancel", "stop", self._do(state.cancel))
+        self.export_button = _button("Export", "download", self._export)
+        self.code = ipywidgets.HTML()
+        self.code.add_class("raffm-code-row")
         self.progress = ipywidgets.IntProgress(layout={"width": "150px", "display": "none"})
         self.result = ipywidgets.HTML()
-        self.past = ipywidgets.HTML()
-        for metric, slider in self.sliders.items():
-            self.state.set_limit(metric, round(slider.value * 1e6))
-            slider.observe(lambda change, metric=metric: self._limit(metric, change["new"]), names="value")
-        self.draw_button.on_click(lambda _: self._draw())
-        self.evaluate_button.on_click(lambda _: self._evaluate())
-        self.export_button.on_click(lambda _: self._export())
-        rows = [_row(self.sliders[metric], self.shares[metric]) for metric in LIMITED]
-        actions = _row(*self._buttons(), self.progress)
-        super().__init__([ipywidgets.HTML(STYLE), *rows, self.view, actions, self.result, self.past])
+        self.past = ipywidgets.HTML(past_html(state))
+        self.thread: threading.Thread | None = None
+        self._turn = threading.RLock()  # the evaluation reports from a thread of its own
+        for key, slider in self.sliders.items():
+            slider.observe(lambda _, key=key: self._limit(key), names="value")
+        self.preset.observe(self._take_preset, names="value")
+        self.policy.observe(lambda change: self._do(state.set_policy, change["new"])(), names="value")
+        rows_of_limits = [_row(self.sliders[key], self.shares[key]) for key in self.limits]
+        for row in rows_of_limits:
+            row.add_class("raffm-limit")
+        buttons = (self.draw_button, self.evaluate_button, self.cancel_button, self.export_button)
+        actions, outcome = _row(*buttons, self.code), _row(self.progress, self.result)
+        super().__init__(
+            [
+                ipywidgets.HTML(STYLE),
+                self.preset,
+                self.policy,
+                ipywidgets.HTML(AT_MOST),
+                *rows_of_limits,
+                self.view,
+                actions,
+                outcome,
+                self.past,
+            ]
+        )
         self.add_class("raffm-explorer")
         self._show()
 
@@ -75,46 +109,65 @@ class BudgetExplorer(ipywidgets.VBox):
         """The submodel that is shown: what `supernet.extract` takes."""
         return self.state.config
 
-    def _limit(self, metric: str, millions: float) -> None:
-        self.state.set_limit(metric, round(millions * 1e6))
-        self._show()
+    def _do(self, action: Callable[..., object], *values: Any) -> Callable[..., None]:
+        """A handler that changes the state and shows it, with no word from the evaluation in between."""
 
-    def _draw(self) -> None:
-        self.state.draw()
-        self._show()
+        def handle(*_: object) -> None:
+            with self._turn:
+                action(*values)
+                self._show()
 
-    def _evaluate(self) -> None:
-        self._allow(False)
-        self.progress.value, self.progress.layout.display = 0, ""
-        self.result.value = "evaluating …"
-        self.state.evaluate(self._advance)
-        self.progress.layout.display = "none"
-        self.past.value = past_html(self.state)
-        self._show()
+        return handle
 
-    def _export(self) -> None:
-        self._allow(False)
-        self.result.value = "exporting …"
-        self.state.export()
-        self._show()
+    def _take_preset(self, change: dict[str, Any]) -> None:
+        self._do(self.state.set_preset, None if change["new"] == OWN else change["new"])()
+        if change["new"] != OWN:
+            for limit in self.limits.values():
+                limit.show()
 
-    def _buttons(self) -> tuple[Any, ...]:
-        return self.draw_button, self.evaluate_button, self.export_button
+    def _limit(self, key: str) -> None:
+        # the browser answers every value that is set with the step it stands on: no one has moved anything then
+        if self.limits[key].moved():
+            self._do(self.state.set_limit, key, self.limits[key].limit())()
 
-    def _allow(self, allowed: bool) -> None:
-        for button in self._buttons():
-            button.disabled = not allowed
+    def _evaluate(self, *_: object) -> None:
+        with self._turn:
+            if self.state.begin():
+                self.progress.max, self.progress.value = self.state.measurement.total, 0  # type: ignore[union-attr]
+                self.thread = threading.Thread(target=self._measure, daemon=True)
+                self.thread.start()
+            self._show()
+
+    def _measure(self) -> None:
+        self.state.finish(self._advance)
+        with self._turn:
+            self._show()
+        past = past_html(self.state)  # takes a moment, which the sliders need not wait for
+        with self._turn:
+            self.past.value = past
 
     def _advance(self, done: int, total: int) -> None:
-        self.progress.max, self.progress.value = total, done
+        with self._turn:
+            self.progress.value, self.progress.max = done, total
+            self.result.value = result_html(self.state)
+
+    def _export(self, *_: object) -> None:
+        self.result.value = "exporting …"
+        self._do(self.state.export)()
 
     def _show(self) -> None:
-        state = self.state
-        for metric, label in self.shares.items():
-            label.value = share_html(state, metric)
+        state, busy = self.state, self.state.measurement is not None
+        for key, limit in self.limits.items():
+            self.shares[key].value = share_html(state, limit.metric)
+        self.preset.value = state.preset or OWN
         picture = widths_svg(state.config, state.full, faded=not state.count)
-        self.view.value = count_html(state) + picture + cost_html(state)
-        self._allow(bool(state.count))
+        self.view.value = view_html(state, picture)
+        self.code.value = code_html(state)
+        self.draw_button.disabled = not state.can_draw
+        self.evaluate_button.disabled = not state.count or busy
+        self.cancel_button.disabled = not busy
+        self.export_button.disabled = not state.count
+        self.progress.layout.display = "" if busy else "none"
         self.result.value = result_html(state)
 
 
@@ -122,23 +175,14 @@ def _row(*children: Any) -> Any:
     return ipywidgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
-def _slider(state: ExplorerState, metric: str) -> Any:
-    low, high = getattr(state.smallest_cost, metric) / 1e6, getattr(state.full_cost, metric) / 1e6
-    low *= BELOW_SMALLEST
-    rough = (high - low) / SLIDER_STEPS
-    digits = -math.floor(math.log10(rough))
-    step = next(size for size in (10, 5, 2, 1) if size * 10.0**-digits <= rough) * 10.0**-digits
-    first, last = math.floor(low / step), math.ceil(high / step)
-    wanted = state.limit(metric) / 1e6
-    # the browser only knows values on its steps: begin on one, at or below what is wanted
-    place = last if wanted >= high else max(first, math.floor(wanted / step))
-    return ipywidgets.FloatSlider(
-        value=round(place * step, digits),
-        min=round(first * step, digits),
-        max=round(last * step, digits),
-        step=step,
-        readout_format=f",.{max(0, digits)}f",
-        description=f"{NAMES[metric]}, at most ({UNITS[metric]})",
-        style={"description_width": "190px"},
-        layout={"width": "540px", "max_width": "100%"},
+def _button(text: str, icon: str, action: Callable[..., None], style: str = "") -> Any:
+    button = ipywidgets.Button(description=text, icon=icon, button_style=style)
+    button.on_click(action)
+    return button
+
+
+def _choice(name: str, options: Sequence[str], value: str) -> Any:
+    # no drop-down list: JupyterLab takes the arrow keys and letters that one is worked by for commands of its own
+    return ipywidgets.ToggleButtons(
+        options=options, value=value, description=name, style={"description_width": "55px", "button_width": "auto"}
     )

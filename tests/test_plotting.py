@@ -130,6 +130,12 @@ def test_caption_names_the_range_when_the_numbers_of_examples_differ():
     assert "500 to 10,000" in texts_of(plot_accuracy_vs_parameters(rows))
 
 
+def test_caption_tells_apart_what_was_measured_on_other_examples():
+    live = [Row(8_000_000, 0.8, examples=128)]
+    text = texts_of(plot_accuracy_vs_parameters(ROWS, live=live))
+    assert "40 submodels, each on 2,000 fashion_mnist test examples\n1 evaluated just now, on 128 fashion_mnist" in text
+
+
 def test_macs_instead_of_parameters():
     ax = plot_accuracy_vs_parameters(ROWS, metric="macs")
     assert "MACs" in ax.get_xlabel()
