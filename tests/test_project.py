@@ -70,7 +70,6 @@ LAYOUT = [
     "sentences",
     "fleet_plots",
     "search_plots",
-    "pictures",
     "explorer_metrics",
     "explorer_policy",
     "explorer_evaluation",
