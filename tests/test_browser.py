@@ -543,14 +543,14 @@ def test_every_control_is_reached_by_the_tab_key(page):
 
 def test_notebook_02_shows_its_explorer(window, lab, screenshots):
     page = run_notebook(window, lab.format(NOTEBOOK.name))
-    count, picture = count_of(page), picture_of(page)
-    handle, _ = slider_of(page, 0)
-    handle.focus()
-    for _ in range(10):
-        page.keyboard.press("PageDown")
-        page.wait_for_timeout(150)
-    wait_until_changed(page, count)
+    take_off_limits(page)
+    picture = picture_of(page)
+    handle = limit_alone(page, 0)
     wait_for_new_picture(page, picture)
+    count = count_of(page)
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    wait_until_changed(page, count)
     assert "Predicted" not in page.locator(".raffm-explorer").inner_text()
     shoot(page, screenshots, "8_notebook_02")
     assert page.locator(ERROR).count() == 0
