@@ -543,14 +543,15 @@ def test_every_control_is_reached_by_the_tab_key(page):
 
 def test_notebook_02_shows_its_explorer(window, lab, screenshots):
     page = run_notebook(window, lab.format(NOTEBOOK.name))
-    take_off_limits(page)
-    picture = picture_of(page)
     handle = limit_alone(page, 0)
+    picture = picture_of(page)
+    choose(page, "largest that fits")
     wait_for_new_picture(page, picture)
-    count = count_of(page)
+    count, picture = count_of(page), picture_of(page)
     handle.focus()
     page.keyboard.press("ArrowLeft")
     wait_until_changed(page, count)
+    wait_for_new_picture(page, picture)
     assert "Predicted" not in page.locator(".raffm-explorer").inner_text()
     shoot(page, screenshots, "8_notebook_02")
     assert page.locator(ERROR).count() == 0
