@@ -8,7 +8,10 @@ STYLE = """<style>
 .raffm-explorer :is(.noUi-handle, button, select, summary, pre):focus-visible { outline: 3px solid #D55E00; }
 .raffm-explorer .noUi-handle:focus { outline: 3px solid #D55E00; outline-offset: 2px; }
 .raffm-explorer button { width: auto; padding: 0 14px; }
+.raffm-explorer .widget-toggle-buttons { display: flex; flex-flow: row nowrap; align-items: baseline; }
 .raffm-explorer .widget-toggle-buttons { width: auto; max-width: 100%; height: auto; }
+.raffm-explorer .widget-toggle-buttons > .widget-label { flex: 0 0 auto; text-align: left; }
+.raffm-explorer .widget-toggle-button i { display: none; }
 .raffm-explorer .widget-toggle-button { width: auto; padding: 0 10px; }
 .raffm-explorer .widget-toggle-button.mod-active { background: #0072B2; color: white; font-weight: 600; }
 .raffm-explorer button i { margin-right: 8px !important; }
@@ -38,7 +41,7 @@ STYLE = """<style>
   .widget-slider { flex-wrap: wrap; height: auto; }
   .widget-slider .widget-label { flex-basis: 100%; text-align: left; }
   .raffm-limit { position: relative; }
-  .raffm-limit > .widget-html { position: absolute; right: 0; top: 0; margin: 2px 0; }
+  .raffm-limit > .widget-html { position: absolute; right: 0; top: 0; margin: 6px 0 0; }
   .widget-slider .widget-readout { min-width: 60px; }
   th, td { padding-right: 10px !important; }
   .raffm-past :is(th, td):nth-child(3) { display: none; }
