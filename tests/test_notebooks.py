@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from conftest import write_text_checkpoint
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from raffm_utils import Supernet, load_split, spread_over_widths, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -114,18 +117,29 @@ def test_runs_without_errors(path: Path):
     assert fingerprint(ROOT / "figures") == figures, "executing the notebook changed files under figures/"
 
 
-@pytest.mark.notebook
-@pytest.mark.parametrize("name", ["01_load_a_checkpoint", "02_sample_submodels", "04_budgets_and_latency"])
-def test_runs_for_a_text_checkpoint_by_its_parameters_alone(name: str, tmp_path: Path):
-    """A tiny untrained one of the same form; the third notebook needs a stored sweep."""
-    folder = write_text_checkpoint(tmp_path / "tiny", "bert")
+@pytest.fixture(scope="module")
+def text_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project around a tiny untrained text checkpoint, with the stored sweeps that notebooks read."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "notebooks").mkdir()
+    folder = write_text_checkpoint(project / "tiny", "bert")
     space = json.loads((folder / "elastic_space.json").read_text())
     (folder / "elastic_space.json").write_text(json.dumps({**space, "provenance": {"dataset": "movie_reviews"}}))
-    notebook = read(FOLDER / f"{name}.ipynb")
-    assert "CHECKPOINT" in override_parameters(
-        notebook, {**FAST, "CHECKPOINT": str(folder), "START_SHARE": 0.9, "TOKENS": 16}
-    )
-    execute(notebook)
+    supernet = Supernet.from_pretrained(folder)
+    configs = spread_over_widths(supernet.space, 60, np.random.default_rng(0))
+    for split, name in (("test", "tiny"), ("validation", "tiny-validation")):
+        data = load_split("movie_reviews", split, limit=32, processor=supernet.processor)
+        sweep(supernet, configs, data, project / "figures" / "data" / f"{name}.jsonl", tokens=16, progress=False)
+    return project
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[:2] <= "06"], ids=lambda path: path.stem)
+def test_runs_for_a_text_checkpoint_by_its_parameters_alone(path: Path, text_project: Path):
+    notebook = read(path)
+    values = {**FAST, "CHECKPOINT": str(text_project / "tiny"), "START_SHARE": 0.9, "TOKENS": 16}
+    assert "CHECKPOINT" in override_parameters(notebook, values)
+    execute(notebook, text_project / "notebooks")
     assert errors_in(notebook) == []
 
 
