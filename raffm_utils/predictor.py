@@ -144,7 +144,7 @@ class AccuracyPredictor:
             )
         for axis, name in AXES:
             total, (least, most) = sum(getattr(config, name)), terms.edges(axis, config.hidden)
-            if not least <= total <= most:
+            if not least - 0.5 <= total <= most + 0.5:  # widths are whole; the edges of the data need not be
                 title = "FFN" if axis is Axis.FFN else name
                 return (
                     f"outside the data: total {title} width {total:,}, but {least:,.0f} to {most:,.0f} were measured "
