@@ -82,7 +82,8 @@ def plot_accuracy_vs_parameters(
         bar = ax.figure.colorbar(cells, ax=ax, ticks=MaxNLocator(integer=True), pad=0.02)
         bar.set_label("Submodels per cell")
     if live:
-        plot_intervals(live, ax, metric=metric, label=f"{len(live)} submodels evaluated just now")
+        label = f"{len(live)} submodel{'' if len(live) == 1 else 's'} evaluated just now"
+        plot_intervals(live, ax, metric=metric, label=label)
     for point, name, marker, colour in (
         (full, "full network", "*", VERMILION),
         (smallest, "smallest", "D", PURPLE),
