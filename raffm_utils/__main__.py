@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .budget import METRICS, Budget
+from .budget import LATENCY, METRICS, PEAK, Budget
 from .errors import RaffmError
 from .redraw import TOKENS, redraw
 
@@ -30,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     train_parser.add_argument("name", nargs="?")
     deploy_parser = commands.add_parser("deploy", help="pick a submodel inside a budget, export and verify it")
     deploy_parser.add_argument("--checkpoint", required=True, help="a bundled checkpoint, a folder, or a hub id")
-    for metric in METRICS:
+    for metric in (*METRICS, LATENCY, PEAK):
         option = f"--max-{metric.replace('_', '-')}"
         deploy_parser.add_argument(option, type=_amount, metavar="N", help="a limit, such as 12M or 1.5G")
-    deploy_parser.add_argument("--tokens", type=int, help="sequence length that MACs of a text model are counted at")
+    deploy_parser.add_argument("--tokens", type=int, help="sequence length that a text model's costs are counted at")
     deploy_parser.add_argument("--out", required=True, type=Path, help="the folder to write: new, or empty")
     deploy_parser.add_argument("--formats", nargs="+", help="by default safetensors onnx onnx-int8-dynamic")
     deploy_parser.add_argument("--examples", type=int, default=1000, help="validation examples (1000; 0: none)")
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "sweep":
             sweep_checkpoint(options.name, options.submodels, options.examples, options.split)
         elif options.command == "deploy":
-            limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in METRICS}
+            limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in (*METRICS, LATENCY, PEAK)}
             budget = Budget(**limits, tokens=options.tokens)
             deploy(options.checkpoint, budget, options.out, options.formats, options.examples)
         else:
@@ -101,11 +101,19 @@ def train(name: str | None) -> None:
 
 
 def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | None, examples: int) -> None:
-    """One call from a budget to a verified folder."""
+    """One call from a budget to a verified folder; a limit on latency is for one example on this machine."""
     from . import deployment
+    from .latency_model import LatencyModel
+    from .staged_folder import check_target
+    from .supernet import Supernet
 
+    check_target(folder)
+    supernet = Supernet.from_pretrained(checkpoint)
+    if budget.max_latency_ms is not None:
+        supernet.latency = LatencyModel.fit(supernet, tokens=budget.tokens)
+        print(f"latency of this machine: median error {supernet.latency.held_out_error:.1%} on submodels held out")
     formats = formats or list(deployment.DEPLOYED_FORMATS)
-    content = deployment.deploy(checkpoint, budget, folder, formats=formats, examples=examples)
+    content = deployment.deploy(supernet, budget, folder, formats=formats, examples=examples)
     print(f"wrote {folder}: {content['parameters']:,} parameters")
     for found in content["formats"].values():
         line = f"  {found['file']:24} {found['bytes'] / 1e6:8.2f} MB"

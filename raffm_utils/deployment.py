@@ -130,5 +130,5 @@ def _choose(
 
 
 def _limits(budget: Budget) -> str:
-    given = [f"{name} {value:,.0f}" for name, value in vars(budget).items() if value is not None]
+    given = [f"{name} {value:,.10g}" for name, value in vars(budget).items() if value is not None]
     return ", ".join(given) or "none"

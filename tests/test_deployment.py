@@ -13,6 +13,8 @@ from raffm_utils import Budget, InfeasibleBudget, Supernet, checkpoints, data, d
 from raffm_utils import __main__ as commands
 from raffm_utils.deployment import NEAR, near_the_limit
 from raffm_utils.errors import CheckpointError, DataError, DeploymentError
+from raffm_utils.latency_model import LatencyModel, Timed
+from raffm_utils.space import SubmodelConfig
 from raffm_utils.submodel_folder import widths_of
 
 
@@ -140,6 +142,21 @@ def test_the_command(tiny, capsys, limit, factor):
     assert sum(p.numel() for p in load_submodel(tiny.out).parameters()) <= most
     assert commands.main(arguments) == 1
     assert "DeploymentError: " in capsys.readouterr().err
+
+
+def test_the_command_keeps_limits_on_latency_and_activations(tiny, capsys, monkeypatch):
+    full, least = (tiny.supernet.cost(c) for c in (tiny.supernet.full, tiny.supernet.space.smallest()))
+    peak = (full.peak_activation_bytes + least.peak_activation_bytes) // 2
+    model = LatencyModel((Timed(tiny.supernet.full, 2.0), Timed(tiny.supernet.space.smallest(), 1.0)), ())
+    monkeypatch.setattr(LatencyModel, "fit", lambda supernet, **_: model)
+    arguments = ["deploy", "--checkpoint", str(tiny.folder), "--out", str(tiny.out), "--examples", "40"]
+    arguments += ["--max-latency-ms", "1.6", "--max-peak-activation-bytes", str(peak), "--formats", "safetensors"]
+    assert commands.main(arguments) == 0
+    assert "latency of this machine" in capsys.readouterr().out
+    widths = load_submodel(tiny.out).config.submodel
+    config = SubmodelConfig(widths["hidden"], tuple(widths["attention"]), tuple(widths["ffn"]))
+    assert tiny.supernet.cost(config).peak_activation_bytes <= peak
+    assert model.predict_ms(config) <= 1.6
 
 
 def test_limits_that_are_no_numbers_are_usage_errors(capsys):
