@@ -2,7 +2,8 @@
 
 (a) `Supernet.extract`; (b) `copy.deepcopy` of the full network, which every copying approach pays at least;
 (c) the obvious way: deepcopy, build every narrowed layer with its ordinary constructor, fresh initialisation
-included, and copy the slices over. Also how much memory 1,000 extractions leave behind.
+included, and copy the slices over. Also how much memory 1,000 extractions leave behind, and how long it takes to
+count the submodels inside a joint budget and to draw one of them.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 import transformers
 from torch import nn
 
-from raffm_utils import SubmodelConfig, Supernet
+from raffm_utils import Budget, SubmodelConfig, Supernet
 from raffm_utils.families import VIT
 from raffm_utils.space_file import CONTIGUOUS, PER_HEAD, ElasticSpec
 
@@ -122,6 +123,11 @@ def growth(supernet: Supernet, configs: list[SubmodelConfig], number: int) -> fl
     return 100 * (process.memory_info().rss - before) / supernet.cost(supernet.full).weight_bytes
 
 
+def reaches(supernet: Supernet) -> dict[str, tuple[float, float]]:
+    """What parameters and MACs reach from and to."""
+    return {name: supernet.space.reach(name) for name in ("parameters", "macs")}
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -145,6 +151,11 @@ def main() -> None:
         grown = growth(supernet, configs, arguments.extractions)
         row = f"{space:<6} {slicing:<13} {a:>8.2f} ms {b:>10.1f} ms {c:>9.1f} ms {b / a:>6.1f} {c / a:>6.1f}"
         print(f"{row}  {grown:+.2f} % of the weights after {arguments.extractions} extractions", flush=True)
+        limits = {f"max_{name}": 0.3 * low + 0.7 * high for name, (low, high) in reaches(supernet).items()}
+        budget, space_of = Budget(**limits), supernet.space
+        count = median_ms(lambda _, space=space_of, budget=budget: space.count(budget), configs)
+        draw = median_ms(lambda _, space=space_of, budget=budget, rng=rng: space.sample(budget, rng), configs)
+        print(f"{'':20} count {count:.2f} ms, draw {draw:.2f} ms, of {space_of.count():,} submodels", flush=True)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,8 @@ def _card(name: str, named: Named, supernet: Supernet, measured: dict[str, Evalu
         f"{recipe.participants} a round, {recipe.rounds} rounds, system setting *{recipe.setting}*, "
         + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
         "",
-        f"| network | parameters | without embeddings | MACs{of} | test accuracy | 95 % interval | macro-F1 | of |",
+        f"| network | parameters | without embeddings | MACs{of} "
+        "| test accuracy | 95 % interval | macro-F1 | examples |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for size, config in (("full", space.largest()), ("smallest", space.smallest())):
