@@ -171,9 +171,11 @@ def test_the_model_card_tells_split_counts_and_interval(tiny):
         assert cells == [
             size,
             f"{cost.parameters:,}",
+            f"{cost.encoder_parameters:,}",
             f"{cost.macs:,}",
             f"{said['accuracy']:.2%}",
             f"{said['low']:.2%} to {said['high']:.2%}",
+            f"{said['f1']:.2%}",
             "150",
         ]
     recipe = json.loads(card.partition("```json")[2].partition("```")[0])
