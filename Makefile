@@ -17,9 +17,12 @@ DEPLOY := $(VENV)/.installed-deploy
 TEST   := $(VENV)/.installed-test
 TRAIN  := $(VENV)/.installed-train
 
-# One pytest run in this order: what is quick, the notebooks, the browser.
+# In this order: what is quick, two at a time; the notebooks; the browser.
 LAST_TESTS  := $(wildcard tests/test_notebooks.py) $(wildcard tests/*browser*.py)
 FIRST_TESTS := $(filter-out $(LAST_TESTS),$(sort $(wildcard tests/test_*.py)))
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2
+# ARGS may choose no test of one of the two runs, which is no error
+OR_NONE = $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
 # The tests never need the Hugging Face hub, and may not reach for it.
 PYTEST := HF_HUB_OFFLINE=1 $(PY) -m pytest
 
@@ -53,10 +56,11 @@ endif
 	$(PY) -m raffm_utils train $(NAME) $(ARGS)
 
 test: lint ## lint, types, tests, notebooks, browser
-	$(PYTEST) --durations=15 $(FIRST_TESTS) $(LAST_TESTS) $(ARGS)
+	$(SIDE_BY_SIDE) --durations=10 $(FIRST_TESTS) $(ARGS) $(OR_NONE)
+	$(PYTEST) --durations=10 $(LAST_TESTS) $(ARGS) $(OR_NONE)
 
 test-fast: $(TEST) ## the tests without notebooks and browser
-	$(PYTEST) --durations=10 -m "not notebook and not browser" $(ARGS)
+	$(SIDE_BY_SIDE) --durations=10 -m "not notebook and not browser" $(ARGS)
 
 lint: $(TEST) ## ruff and mypy
 	$(PY) -m ruff check .
