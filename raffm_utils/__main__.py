@@ -8,7 +8,8 @@ import numpy as np
 
 from .budget import LATENCY, METRICS, PEAK, Budget
 from .errors import RaffmError
-from .redraw import TOKENS, redraw
+from .participation import SIZE_TOKENS
+from .redraw import redraw
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,9 +85,9 @@ def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed:
     if split == "validation":
         spread = spread_over_widths(space, submodels, rng)
     else:
-        spread = spread_over_size(space, submodels, rng, supernet.family.size_metric, TOKENS)
+        spread = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
     path = FIGURES / "data" / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
-    sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=TOKENS, seed=seed)
+    sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=SIZE_TOKENS, seed=seed)
 
 
 def train(name: str | None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .cost import Cost
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
 from .space import SubmodelConfig
 from .supernet import Supernet
 
@@ -22,7 +22,10 @@ class Evaluated:
 
     config: SubmodelConfig
     cost: Cost
-    evaluation: Evaluation
+    accuracy: float
+    low: float
+    high: float
+    examples: int
     dataset: str
     split: str
 
@@ -33,22 +36,6 @@ class Evaluated:
     @property
     def macs(self) -> int | None:
         return self.cost.macs
-
-    @property
-    def accuracy(self) -> float:
-        return self.evaluation.accuracy
-
-    @property
-    def low(self) -> float:
-        return self.evaluation.low
-
-    @property
-    def high(self) -> float:
-        return self.evaluation.high
-
-    @property
-    def examples(self) -> int:
-        return self.evaluation.examples
 
 
 class Cancelled(Exception):
@@ -83,4 +70,5 @@ class Measurement:
 
         model = self.supernet.extract(self.config)
         measured = evaluate(model, self.data, batch_size=BATCH_SIZE, on_progress=advance)
-        return Evaluated(self.config, self.cost, measured, self.data.name, self.data.split)
+        shown = (measured.accuracy, measured.low, measured.high, measured.examples)
+        return Evaluated(self.config, self.cost, *shown, self.data.name, self.data.split)

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from . import checkpoints, evaluation, plotting
+from .encoding import Tokens
 from .errors import CheckpointError
+from .participation import SIZE_TOKENS
+from .sources import DATASETS
 from .supernet import Supernet
 from .sweep_file import SweepRow, read_sweep
 
 RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
-TOKENS = 32  # the sentence length that MACs of text models are counted at
 # Names and titles of the figures that have a counterpart in the paper.
 PUBLISHED = {
     "vit-small-fashion-mnist-large-budget": ("vit_performance_vs_params", "ViT Scaled Model Performance"),
@@ -47,10 +49,10 @@ def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> N
     space, metric = supernet.space, supernet.family.size_metric
     print(f"{name}: {space.count():,} submodels in the space")
     data = load_split(supernet.spec.dataset, "test", limit=examples, processor=supernet.processor)
-    configs = evaluation.spread_over_size(space, submodels, np.random.default_rng(seed), metric, TOKENS)
+    configs = evaluation.spread_over_size(space, submodels, np.random.default_rng(seed), metric, SIZE_TOKENS)
     print(f"evaluating {submodels} of them, drawn with --seed {seed}, on {len(data):,} test examples each")
     path = RUNS_FOLDER / f"live-{name}-{examples}-{seed}.jsonl"
-    live = evaluation.sweep(supernet, configs, data, path, tokens=TOKENS, seed=seed)
+    live = evaluation.sweep(supernet, configs, data, path, tokens=SIZE_TOKENS, seed=seed)
     path, fingerprint = plotting.FIGURES / "data" / f"{name}.jsonl", supernet.fingerprint
     rows = read_sweep(path)
     stored = [row for row in rows if row.fingerprint == fingerprint]
@@ -64,7 +66,8 @@ def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> N
 
 def _stored(name: str, rows: list[SweepRow]) -> None:
     # what a checkpoint's family would say: text models are sized without their embeddings
-    metric = "parameters" if rows[0].tokens is None or rows[0].encoder_parameters is None else "encoder_parameters"
+    data = DATASETS.get(rows[0].dataset)
+    metric = "encoder_parameters" if data is not None and data.encoding is Tokens else "parameters"
     rows.sort(key=lambda row: row.parameters)
     _draw(name, f"{name} Scaled Model Performance", rows, metric, full=rows[-1], smallest=rows[0])
 
