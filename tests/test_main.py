@@ -248,6 +248,18 @@ def test_figures_draw_stored_sweeps_whose_checkpoint_is_not_bundled(project, cap
     assert (project.figures / f"{stem}.svg").read_text().count("<path") > 3
 
 
+@pytest.mark.parametrize(("dataset", "metric"), [("cifar10", "parameters"), ("sst2", "encoder_parameters")])
+def test_stored_sweeps_are_drawn_over_the_size_that_their_data_ask_for(project, monkeypatch, dataset, metric):
+    assert commands.main(["sweep", "tiny", "--submodels", "3", "--examples", "40"]) == 0
+    text = project.sweep.read_text().replace('"dataset": "made_up"', f'"dataset": "{dataset}"')
+    project.sweep.with_name("elsewhere.jsonl").write_text(text)
+    drawn = []
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append(k) or plot(r, **k))
+    assert commands.main(FIGURES) == 0
+    assert [keywords["metric"] for keywords in drawn] == ["parameters", metric]
+
+
 def test_figures_without_a_sweep_or_a_checkpoint_say_so(project, capsys, monkeypatch, tmp_path):
     assert commands.main(FIGURES) == 1
     assert "tiny.jsonl does not exist" in capsys.readouterr().err
