@@ -25,6 +25,7 @@ __all__ = ["LatencyModel", "Timed"]
 
 BLOCK_SECONDS = 0.03  # of one submodel, before it is another's turn
 KEPT_BELOW = 0.10  # a model with a larger error was measured on a busy machine and is not kept
+CONTROL_SECONDS = 0.2  # of each of two submodels that tell whether kept measurements still hold
 
 
 class Timed(NamedTuple):
@@ -67,8 +68,9 @@ class LatencyModel:
 
         All take turns in random order, again and again, so that a machine that becomes slower or faster slows or
         speeds all of them. Up to eight are corners of the space, the others are spread evenly over MACs. With
-        `cache` the measurements are kept in the user's cache folder, for this machine, checkpoint and setting,
-        and read from there the next time, unless the error on held-out submodels was above 10 %.
+        `cache` the measurements are kept in the user's cache folder, for this machine, checkpoint and setting, unless
+        the error on held-out submodels was above 10 %. They are read from there the next time if the machine is
+        still as fast, within 10 %, on the fastest and the slowest of them; if not, all is measured anew.
         """
         if submodels < 1 or held_out < 1:
             raise ElasticSpaceError(f"submodels={submodels}, held_out={held_out}: give at least 1 of each")
@@ -77,7 +79,9 @@ class LatencyModel:
         path = latency_cache.path(supernet, {**settings, "submodels": submodels, "held_out": held_out})
         if cache and (kept := latency_cache.read(path, supernet.space)):
             fitted, others = (tuple(Timed(*pair) for pair in pairs) for pairs in kept)
-            return cls(fitted, others, batch_size, threads, tokens)
+            model = cls(fitted, others, batch_size, threads, tokens)
+            if model._still_holds(supernet):
+                return model
         rng = np.random.default_rng(0) if rng is None else rng
         chosen = _chosen(supernet.space, submodels, tokens, rng)
         apart = [c for c in spread_over_size(supernet.space, held_out, rng, "macs", tokens) if c not in chosen]
@@ -102,6 +106,15 @@ class LatencyModel:
         """Median relative error on the held-out submodels; NaN where the space had no others left."""
         errors = [abs(self.predict_ms(config) / measured - 1) for config, measured in self.held_out]
         return float(np.median(errors)) if errors else float("nan")
+
+    def _still_holds(self, supernet: Supernet) -> bool:
+        inputs = example_inputs(supernet.model, self.batch_size, self.tokens)
+        ordered = sorted(self.measured, key=lambda timed: timed.measured_ms)
+        ratios = [
+            np.median(timed_ms(supernet.extract(config), inputs, self.threads, CONTROL_SECONDS)) / measured_ms
+            for config, measured_ms in (ordered[0], ordered[-1])
+        ]
+        return abs(float(np.mean(ratios)) - 1) <= KEPT_BELOW
 
     @cached_property
     def _coefficients(self) -> np.ndarray:

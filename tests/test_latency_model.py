@@ -131,7 +131,8 @@ def test_kept_measurements_are_read_again_for_the_same_setting_only(machine, cac
     first, timed = fit(supernet), machine.timed
     assert timed > 0
     assert fit(supernet, rng=np.random.default_rng(5)) == first
-    assert machine.timed == timed, "nothing was measured again"
+    assert machine.timed == timed + 2, "nothing was measured again but the two that tell whether all still holds"
+    timed = machine.timed
     for changes in ({"batch_size": 2}, {"threads": 2}, {"submodels": 9}):
         fit(supernet, **changes)
         assert machine.timed > timed
@@ -139,6 +140,18 @@ def test_kept_measurements_are_read_again_for_the_same_setting_only(machine, cac
     fit(make_supernet(space=SPACE, seed=9))
     assert machine.timed > timed
     assert len(list(cache_folder.iterdir())) == 5, "one file each, and no parts of files"
+
+
+@pytest.mark.parametrize(("speed", "anew"), [(1.05, False), (0.95, False), (1.3, True), (0.7, True)])
+def test_kept_measurements_of_a_slower_or_faster_machine_are_not_believed(machine, cache_folder, speed, anew):
+    supernet = make_supernet(space=SPACE)
+    first, ms = fit(supernet), machine.ms
+    machine.ms = lambda config: speed * ms(config)
+    model = fit(supernet)
+    assert (model != first) == anew
+    assert model.predict_ms(supernet.full) == pytest.approx(ms(supernet.full) * (speed if anew else 1), rel=1e-3)
+    assert fit(supernet) == model, "what was measured anew is kept"
+    assert len(list(cache_folder.iterdir())) == 1
 
 
 def test_without_cache_nothing_is_read_or_written(machine, cache_folder):
