@@ -45,12 +45,13 @@ class Recipe:
     training rise linearly to the learning rate: a fresh Adam takes its largest steps first. `weighting`
     says how much a client counts in the average: "clients" all alike, "examples" by how many it has, "impurity" by
     these times the Gini impurity of its labels, so that a client with hardly more than one label, which can teach
-    little but its skew, counts little. `divide` says by what the sum of their
-    changes is divided: "coverage" by the weight of those that have the entry, "all" by the weight of all (the published
-    rule), "even_noise" by the geometric mean of these, so that an entry that one client covers is no noisier than one
-    that all cover. `calibrate_labels` adds the logarithm of a client's label shares to its logits
-    while it trains, so that skewed labels do not teach the network the skew (Zhang et al. 2022, "Federated Learning
-    with Label Distribution Skew via Logits Calibration"). `freeze_tables` leaves
+    little but its skew, counts little. `divide` says by what the sum of their changes is divided: "coverage" by the
+    weight of those that have the entry, "all" by the weight of all in an average round (the published rule),
+    "even_noise" by the geometric mean of these, so that an entry that one client covers is no noisier than one that all
+    cover. With `balance_labels` the labels that a client has count alike in its loss, however many examples each has,
+    so that skewed labels do not teach the network the skew. In each local epoch a client trains on at most
+    `local_steps` batches of its data, drawn anew every time. The network that a run ends with is the mean over its last
+    `average_rounds` rounds, which is calmer than any one of them. `freeze_tables` leaves
     look-up tables (words, positions) as they were pre-trained: for text that is half of the parameters, with no
     gradient, no optimizer state and no traffic. `autocast` computes in
     bfloat16 where the processor has it; there the last digits differ from a processor without.
@@ -61,6 +62,7 @@ class Recipe:
     participants: int = 10
     rounds: int = 90
     local_epochs: int = 1
+    local_steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 3e-5
     final_learning_rate_share: float = 0.05
@@ -78,14 +80,16 @@ class Recipe:
     weighting: str = "clients"
     divide: str = "coverage"
     freeze_tables: bool = False
-    calibrate_labels: bool = False
+    balance_labels: bool = False
+    average_rounds: int = 1
     autocast: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("clients", "participants", "rounds", "local_epochs", "batch_size", "cosine_rounds"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name}={getattr(self, name)}: give at least 1")
+        whole = ("clients", "participants", "rounds", "local_epochs", "local_steps", "batch_size", "cosine_rounds")
+        for name in (*whole, "average_rounds"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise TrainingError(f"{name}={value}: give at least 1")
         if self.weighting not in WEIGHTINGS:
             raise TrainingError(f"weighting={self.weighting!r}: give one of {', '.join(WEIGHTINGS)}")
         if self.divide not in DIVISORS:
@@ -105,6 +109,11 @@ class Update:
     weight: float = 1.0
 
 
+def label_counts(data: Split) -> torch.Tensor:
+    """How many examples of each label there are."""
+    return torch.bincount(data.labels, minlength=len(data.label_names)).float()
+
+
 def local_update(
     model: nn.Module, config: SubmodelConfig, data: Split, recipe: Recipe, learning_rate: float, seed: Sequence[int]
 ) -> Update:
@@ -115,12 +124,13 @@ def local_update(
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    counts = torch.bincount(data.labels, minlength=len(data.label_names)).float()
-    # minus infinity for a label that the client lacks: nothing is learnt about it
-    offset = (counts / len(data)).log() if recipe.calibrate_labels else torch.zeros(len(counts))
+    counts = label_counts(data)
+    balance = len(data) / counts.count_nonzero() / counts.clamp(min=1) if recipe.balance_labels else None
     total, steps = 0.0, 0
     for _ in range(recipe.local_epochs):
-        order = data.grouped(torch.randperm(len(data), generator=generator), recipe.batch_size)
+        order = torch.randperm(len(data), generator=generator)
+        order = order[: recipe.local_steps and recipe.local_steps * recipe.batch_size]
+        order = data.grouped(order, recipe.batch_size)
         for inputs, labels in data.batches(recipe.batch_size, order):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1.0, (steps + 1) / max(1, recipe.local_warmup_steps))
@@ -129,7 +139,8 @@ def local_update(
                 inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
                 logits = model(**inputs).logits
-            loss = nn.functional.cross_entropy(logits.float() + offset, labels)
+            # not the "mean" of torch, which divides by the weights of the batch: a rare label alone would count as one
+            loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
             optimizer.step()
@@ -139,19 +150,33 @@ def local_update(
     return Update(config, state, len(data), total / max(steps, 1), WEIGHTINGS[recipe.weighting](counts))
 
 
+def fault(update: Update, sent: Mapping[str, torch.Tensor]) -> str | None:
+    """What is wrong with an update to the weights that were `sent`, or None: a server trusts no client."""
+    if update.state.keys() != sent.keys():
+        return f"other parameters than were sent ({len(update.state)} instead of {len(sent)})"
+    for name, tensor in sent.items():
+        if update.state[name].shape != tensor.shape:
+            return f"{name} of shape {tuple(update.state[name].shape)}, not {tuple(tensor.shape)}"
+        if not bool(update.state[name].isfinite().all()):
+            return f"{name} is not finite"
+    return None
+
+
 def aggregate(
     state: State,
     parameters: Iterable[Parameter],
     heads: int | None,
     updates: Sequence[Update],
     divide: str = "coverage",
+    expected_weight: float | None = None,
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """Weighted mean change of every entry over the clients that covered it, and the sum of their weights (FedAvg).
 
-    `divide` is as in `Recipe`. An entry that no client covered has change 0.
+    `divide` is as in `Recipe`; the weight of all in an average round is `expected_weight`, by default that of these
+    updates. An entry that no client covered has change 0.
     """
     change, coverage = {}, {}
-    whole = sum(update.weight for update in updates)
+    whole = sum(update.weight for update in updates) if expected_weight is None else expected_weight
     for p in parameters:
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .data import Split
 from .errors import TrainingError
 from .evaluation import evaluate
-from .federated import Recipe, State, Update, aggregate, local_update
+from .federated import WEIGHTINGS, Recipe, State, Update, aggregate, fault, label_counts, local_update
 from .participation import partition, plan_round
 from .space import SubmodelConfig
 from .supernet import Supernet
@@ -36,12 +36,17 @@ def run(
     `workers` clients are trained side by side, each on one core; the result does not depend on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = dict(supernet.model.named_parameters())
-    momentum = {name: torch.zeros_like(p) for name, p in weights.items()}
+    weights = {name: p.data for name, p in supernet.model.named_parameters()}
+    momentum = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    average = {name: torch.zeros_like(weight) for name, weight in weights.items() if recipe.average_rounds > 1}
+    kept = {"weights": weights, "momentum": momentum, "average": average}
     identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
-    rows = _resume(folder, identity, weights, momentum)
+    rows = _resume(folder, identity, kept)
     recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
     shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
+    # the weight of an average round; clients tell the server their weights, not their data
+    expected = sum(WEIGHTINGS[recipe.weighting](label_counts(shard)) for shard in shards) / recipe.clients
+    expected *= recipe.participants
     bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
     for number in bar:
         rate = learning_rate(recipe, number)
@@ -54,22 +59,53 @@ def run(
             return local_update(model, task[1], shards[task[0]], recipe, rate, (recipe.seed, number, task[0]))
 
         with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
-            updates = list(pool.map(client, plan_round(supernet, recipe, number)))
-        server_update(supernet, momentum, updates, recipe)
+            plan = plan_round(supernet, recipe, number)
+            updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
+        server_update(supernet, momentum, updates, recipe, expected)
         row: dict[str, Any] = {"round": number + 1, "learning_rate": rate, "clients": len(updates)}
-        row["loss"] = sum(u.loss for u in updates) / len(updates)
-        for name, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
-            row[name] = evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
+        row["loss"] = sum(u.loss for u in updates) / max(1, len(updates))
+        if refused:
+            row["refused"] = refused
+        averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
+        shown = average if averaged > 0 else {}
+        for name, mean in shown.items():
+            mean.add_((weights[name] - mean) / averaged)
+        with _replaced(weights, shown):
+            for name, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
+                row[name] = evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
         rows.append(row)
-        _save(folder, identity, rows, weights, momentum)
+        _save(folder, identity, rows, kept)
         bar.set_postfix(full=f"{row['full']:.3f}", smallest=f"{row['smallest']:.3f}", loss=f"{row['loss']:.3f}")
+    for name, mean in average.items():
+        weights[name].copy_(mean)
     return rows
 
 
-def server_update(supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe) -> None:
-    """Move the covered entries by the clients' mean change, with momentum; all others stay as they are."""
+def _sound(
+    supernet: Supernet, plan: list[tuple[int, SubmodelConfig]], updates: list[Update]
+) -> tuple[list[Update], dict[str, str]]:
+    """The updates that can be used, and why those of other clients cannot; says so at once."""
+    sound, refused = [], {}
+    for (number, config), update in zip(plan, updates, strict=True):
+        if wrong := fault(update, dict(supernet.extract(config).named_parameters())):
+            refused[str(number)] = wrong
+            tqdm.write(f"client {number} is refused in this round: {wrong}")
+        else:
+            sound.append(update)
+    return sound, refused
+
+
+def server_update(
+    supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe, expected_weight: float | None = None
+) -> None:
+    """Move the covered entries by the clients' mean change, with momentum; all others stay as they are.
+
+    `expected_weight` is as in `aggregate`.
+    """
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
-    change, coverage = aggregate(weights, supernet.parameters, supernet.slicing_heads, updates, recipe.divide)
+    change, coverage = aggregate(
+        weights, supernet.parameters, supernet.slicing_heads, updates, recipe.divide, expected_weight
+    )
     for name, weight in weights.items():
         covered = coverage[name] > 0
         momentum[name].copy_(
@@ -84,6 +120,19 @@ def learning_rate(recipe: Recipe, number: int) -> float:
     cosine = least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
     cooldown = min(1.0, (recipe.rounds - number) / recipe.cooldown_rounds) if recipe.cooldown_rounds else 1.0
     return recipe.learning_rate * cosine * cooldown
+
+
+@contextmanager
+def _replaced(weights: State, others: State) -> Iterator[None]:
+    """Other values in the place of some weights, for a while."""
+    own = {name: weights[name].clone() for name in others}
+    for name, other in others.items():
+        weights[name].copy_(other)
+    try:
+        yield
+    finally:
+        for name, weight in own.items():
+            weights[name].copy_(weight)
 
 
 def _native_bfloat16() -> bool:
@@ -102,9 +151,9 @@ def _one_thread_each(workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _save(folder: Path, identity: dict[str, Any], rows: list[dict[str, Any]], weights: State, momentum: State) -> None:
+def _save(folder: Path, identity: dict[str, Any], rows: list[dict[str, Any]], kept: dict[str, State]) -> None:
     # weights and rows in one file, swapped in whole: a kill between two files could tear them apart
-    tensors = {f"weights.{k}": v.data for k, v in weights.items()} | {f"momentum.{k}": v for k, v in momentum.items()}
+    tensors = {f"{kind}.{name}": tensor for kind, state in kept.items() for name, tensor in state.items()}
     metadata = {"identity": json.dumps(identity), "rows": json.dumps(rows)}
     save_file(tensors, folder / f"{STATE_FILE}.tmp", metadata=metadata)
     os.replace(folder / f"{STATE_FILE}.tmp", folder / STATE_FILE)
@@ -119,7 +168,7 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity["recipe"], "space": identity["space"], "data": identity["data"]}
 
 
-def _resume(folder: Path, identity: dict[str, Any], weights: State, momentum: State) -> list[dict[str, Any]]:
+def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> list[dict[str, Any]]:
     path = folder / STATE_FILE
     if not path.exists():
         return []
@@ -130,12 +179,12 @@ def _resume(folder: Path, identity: dict[str, Any], weights: State, momentum: St
         differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
         raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")
     tensors = load_file(path)
-    shapes = {f"{kind}.{name}": p.shape for name, p in weights.items() for kind in ("weights", "momentum")}
+    shapes = {f"{kind}.{name}": tensor.shape for kind, state in kept.items() for name, tensor in state.items()}
     if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
         raise TrainingError(f"{path} belongs to a run of another network: give a new folder, or remove it")
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
-        (weights[name].data if kind == "weights" else momentum[name]).copy_(tensor)
+        kept[kind][name].copy_(tensor)
     rows: list[dict[str, Any]] = json.loads(metadata["rows"])
     _write_log(folder, rows)  # a kill may have come between the state and its log
     return rows

@@ -30,6 +30,7 @@ RECIPE = Recipe(
     learning_rate=3e-3,
     cosine_rounds=8,
     cooldown_rounds=2,
+    average_rounds=3,
     horizontal_flip=True,
     autocast=False,
 )

@@ -172,6 +172,17 @@ def test_server_update_moves_covered_entries_with_momentum_and_no_others():
     assert torch.allclose(weights[name][:, 36:], before[name][:, 36:] + 0.125, atol=1e-5)
 
 
+def test_a_round_with_little_to_say_says_little():
+    """With unequal weights the sum of changes is held against an average round, where the recipe divides by all."""
+    supernet = make_even_supernet()
+    update = replace(shifted(supernet, supernet.space.largest(), 1.0), weight=3.0)
+    weights = {name: p.data for name, p in supernet.model.named_parameters()}
+    for divide, expected in (("coverage", 1.0), ("all", 3 / 12), ("even_noise", 3 / (3 * 12) ** 0.5)):
+        change, _ = aggregate(weights, supernet.parameters, supernet.slicing_heads, [update], divide, 12.0)
+        for name, moved in change.items():
+            assert torch.allclose(moved, torch.tensor(expected), atol=1e-5), name
+
+
 # --- who has which data ---
 
 MANY_LABELS = torch.arange(1000) % 10
@@ -448,12 +459,35 @@ class Shares(torch.nn.Module):
         return SimpleNamespace(logits=self.bias.expand(len(pixel_values), -1))
 
 
-def test_calibrated_labels_do_not_teach_the_skew():
+def test_balanced_labels_do_not_teach_the_skew():
     data = learnable_split(400, 1)  # the labels in turn
     skewed = data.subset([*range(2, 400, 5), *range(0, 100, 5)])  # 80 of label 2, 20 of label 0
-    for calibrate, expected in ((False, [0.2, 0.0, 0.8, 0.0, 0.0]), (True, [0.2] * 5)):  # 0.2: as at the start
+    for balance, expected in ((False, [0.2, 0.0, 0.8, 0.0, 0.0]), (True, [0.5, 0.0, 0.5, 0.0, 0.0])):
         model = Shares()
-        recipe = replace(RECIPE, calibrate_labels=calibrate, local_epochs=40, weight_decay=0.0)
+        recipe = replace(RECIPE, balance_labels=balance, local_epochs=40, weight_decay=0.0)
         local_update(model, SubmodelConfig(48, (48,), (64,)), skewed, recipe, 0.05, (0, 1, 2))
         learnt = model.bias.detach().softmax(0)
         assert torch.allclose(learnt, torch.tensor(expected), atol=0.06), learnt
+
+
+class Counting(Shares):
+    """Notes which images it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        self.seen += pixel_values.flatten(1)
+        return super().forward(pixel_values)
+
+
+def test_local_steps_limit_an_epoch_to_new_draws_of_the_data():
+    data, model = learnable_split(160, 1), Counting()
+    recipe = replace(RECIPE, local_steps=3, local_epochs=2, horizontal_flip=False)
+    update = local_update(model, SubmodelConfig(48, (48,), (64,)), data, recipe, 0.05, (0, 1, 2))
+    assert len(model.seen) == 2 * 3 * RECIPE.batch_size
+    first, second = (torch.stack(model.seen[start : start + 48]) for start in (0, 48))
+    assert len(first.unique(dim=0)) == 48, "no example twice in an epoch"
+    assert not torch.equal(first, second)
+    assert update.examples == 160, "a client counts by all that it has"

@@ -66,6 +66,21 @@ def test_every_round_has_a_row_of_validation_metrics(uninterrupted):
     assert rows == [json.loads(line) for line in (folder / simulation.LOG_FILE).read_text().splitlines()]
 
 
+def test_the_network_of_a_run_is_the_mean_over_its_last_rounds(tmp_path, monkeypatch, uninterrupted):
+    stored, save = [], simulation._save
+
+    def watch(folder, identity, rows, kept):
+        stored.append({name: tensor.clone() for name, tensor in kept["weights"].items()})
+        save(folder, identity, rows, kept)
+
+    monkeypatch.setattr(simulation, "_save", watch)
+    last = run_tiny(tmp_path, recipe=replace(RECIPE, average_rounds=1))[0]
+    for name, weight in last.model.named_parameters():
+        assert torch.equal(weight, stored[-1][name])
+        mean = torch.stack([state[name] for state in stored[-RECIPE.average_rounds :]]).mean(0)
+        assert torch.allclose(uninterrupted[0].model.get_parameter(name), mean, atol=1e-6), name
+
+
 def test_learning_rate_falls_as_a_cosine_and_stays_at_its_final_share():
     recipe = replace(
         RECIPE, rounds=14, cosine_rounds=10, cooldown_rounds=0, learning_rate=2.0, final_learning_rate_share=0.1
@@ -172,6 +187,60 @@ def kill(*arguments):
 simulation.local_update = kill
 run_tiny(Path(sys.argv[2]))
 """
+
+
+@pytest.mark.parametrize("harm", ["nan", "shape", "names"])
+def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatch, capsys, harm: str):
+    """The model goes on as if that client had not been there."""
+    local_update = simulation.local_update
+    recipe = replace(RECIPE, rounds=2, server_momentum=0.0, average_rounds=1)
+    victim = simulation.plan_round(make_even_supernet(), recipe, 1)[2][0]
+
+    def harmed(model, config, data, recipe, rate, seed):
+        update = local_update(model, config, data, recipe, rate, seed)
+        if seed[1:] == (1, victim):
+            name = "vit.layers.1.mlp.fc2.weight"
+            if harm == "nan":
+                update.state[name][3, 4] = float("nan")
+            elif harm == "shape":
+                update.state[name] = update.state[name][:, 1:]
+            else:
+                del update.state[name]
+        return update
+
+    monkeypatch.setattr(simulation, "local_update", harmed)
+    supernet, rows = run_tiny(tmp_path, recipe=recipe)[:2]
+    assert [row["clients"] for row in rows] == [4, 3]
+    assert "refused" not in rows[0]
+    assert list(rows[1]["refused"]) == [str(victim)]
+    reason = {"nan": "fc2.weight is not finite", "shape": "fc2.weight of shape", "names": "other parameters"}[harm]
+    assert reason in rows[1]["refused"][str(victim)]
+    assert f"client {victim} is refused" in capsys.readouterr().out
+    assert all(bool(p.isfinite().all()) for p in supernet.model.parameters())
+
+    plan = simulation.plan_round
+    monkeypatch.setattr(simulation, "local_update", local_update)
+    monkeypatch.setattr(
+        simulation, "plan_round", lambda *a: [task for task in plan(*a) if (a[2], task[0]) != (1, victim)]
+    )
+    without = run_tiny(tmp_path / "without", recipe=recipe)[0]
+    for (name, p), q in zip(supernet.model.named_parameters(), without.model.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_a_round_whose_updates_are_all_refused_changes_nothing(tmp_path, monkeypatch):
+    local_update = simulation.local_update
+
+    def harmed(*arguments):
+        update = local_update(*arguments)
+        update.state["classifier.bias"][0] = float("inf")
+        return update
+
+    monkeypatch.setattr(simulation, "local_update", harmed)
+    supernet, rows = run_tiny(tmp_path, recipe=replace(RECIPE, rounds=1))[:2]
+    assert (rows[0]["clients"], len(rows[0]["refused"])) == (0, RECIPE.participants)
+    for p, q in zip(supernet.model.parameters(), make_even_supernet().model.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
