@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 
 from raffm_utils import Supernet, load_split
 from raffm_utils.data import Split
-from raffm_utils.recipes import RECIPES, fit_head, start
+from raffm_utils.heads import fit_head
+from raffm_utils.recipes import RECIPES, start
 
 FULL_LENGTH = 512
 NAMED = "bert-mini-movie-reviews-small-budget"

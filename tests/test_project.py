@@ -42,6 +42,7 @@ LAYOUT = [
     "latency_model",
     "prediction",
     "principal",
+    "heads",
     "foundations",
     "surface",
     "predictor",
