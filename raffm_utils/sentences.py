@@ -75,7 +75,7 @@ class SentenceBox(ipywidgets.VBox):
         self, models: Mapping[str, PreTrainedModel], processor: Any, sentence: str = "a clever, touching film"
     ) -> None:
         self.models, self.processor = models, processor
-        layout = {"width": "100%", "max_width": "860px"}
+        layout = {"width": "auto", "max_width": "860px"}  # at 100% its margins would stick out
         self.box = ipywidgets.Text(sentence, description="Sentence", continuous_update=True, layout=layout)
         self.answer = ipywidgets.HTML()
         self.box.observe(lambda change: self._show(change["new"]), names="value")

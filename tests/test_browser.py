@@ -30,6 +30,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 TESTS = Path(__file__).resolve().parent
 NOTEBOOK = TESTS.parent / "notebooks" / "02_sample_submodels.ipynb"
+SENTENCES = TESTS.parent / "notebooks" / "09_sentences.ipynb"
 PANEL = "panel.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ERROR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type*='stderr']"
@@ -98,25 +99,32 @@ def find_browser() -> str:
 
 
 def find_checkpoint() -> str:
-    name = os.environ.get("RAFFM_TEST_CHECKPOINT") or next(iter(bundled()), None)
+    images = (name for name in bundled() if name.startswith("vit"))
+    name = os.environ.get("RAFFM_TEST_CHECKPOINT") or next(images, None)
     if name is None:
-        pytest.skip("no bundled checkpoint, and RAFFM_TEST_CHECKPOINT is not set")
+        pytest.skip("no bundled image checkpoint, and RAFFM_TEST_CHECKPOINT is not set")
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def prepare_notebooks(folder: Path) -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def write_emptied(path: Path, folder: Path, parameters: str) -> None:
+    """A copy of a notebook without outputs, with other parameters."""
+    notebook = nbformat.read(path, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    cell.source += f"\nCHECKPOINT = {find_checkpoint()!r}\nEVALUATION_EXAMPLES = {EXAMPLES}"
+    cell.source += f"\n{parameters}"
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, folder / path.name)
+
+
+def prepare_notebooks(folder: Path) -> None:
+    folder.mkdir()
+    write_emptied(NOTEBOOK, folder, f"CHECKPOINT = {find_checkpoint()!r}\nEVALUATION_EXAMPLES = {EXAMPLES}")
+    write_emptied(SENTENCES, folder, "EVALUATION_EXAMPLES = 64\nSHOWN = 3")
     code = PANEL_CODE.format(tests=str(TESTS), checkpoint=find_checkpoint(), examples=EXAMPLES)
     panel = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     panel.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    folder.mkdir()
-    nbformat.write(notebook, folder / NOTEBOOK.name)
     nbformat.write(panel, folder / PANEL)
 
 
@@ -194,8 +202,8 @@ def window() -> Iterator[Any]:
         browser.close()
 
 
-def run_notebook(window: Any, address: str) -> Any:
-    """The notebook, run from top to bottom, with the explorer in view."""
+def open_notebook(window: Any, address: str, ready: str) -> Any:
+    """The notebook, run from top to bottom, until what `ready` selects is there."""
     page = window.new_page()
     page.set_viewport_size({"width": WIDTHS[0], "height": 900})
     page.set_default_timeout(90_000)
@@ -203,9 +211,15 @@ def run_notebook(window: Any, address: str) -> Any:
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.locator(f".raffm-count b, {ERROR}").first.wait_for()
+    page.locator(f"{ready}, {ERROR}").first.wait_for()
     assert page.locator(ERROR).count() == 0, page.locator(ERROR).first.inner_text()
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    return page
+
+
+def run_notebook(window: Any, address: str) -> Any:
+    """The notebook, run from top to bottom, with the explorer in view."""
+    page = open_notebook(window, address, ".raffm-count b")
     page.locator(".raffm-explorer").scroll_into_view_if_needed()
     page.evaluate(STOPWATCH)
     return page
@@ -554,4 +568,29 @@ def test_notebook_02_shows_its_explorer(window, lab, screenshots):
     wait_for_new_picture(page, picture)
     assert "Predicted" not in page.locator(".raffm-explorer").inner_text()
     shoot(page, screenshots, "8_notebook_02")
+    assert page.locator(ERROR).count() == 0
+
+
+def test_notebook_09_answers_a_sentence_while_it_is_typed(window, lab, screenshots):
+    page = open_notebook(window, lab.format(SENTENCES.name), ".widget-text input")
+    box = page.locator(".widget-text input")
+    answers = page.locator(".widget-vbox .raffm-answers")
+    box.scroll_into_view_if_needed()
+    box.fill("")
+    page.get_by_text("Type a sentence.").wait_for()
+    box.press_sequentially("a wonderful film", delay=30)
+    answers.get_by_text("a wonderful film").wait_for()
+    assert answers.locator("tr").last.inner_text().count("positive") == 3
+    box.fill("a dreadful, boring mess")
+    answers.get_by_text("a dreadful, boring mess").wait_for()
+    assert answers.locator("tr").last.inner_text().count("negative") == 3
+    box.fill("漢字" * 300 + " good")
+    answers.get_by_text("unknown").or_(answers.get_by_text("cut to")).or_(
+        answers.get_by_text("sign by sign")
+    ).wait_for()
+    box.fill("a wonderful film")
+    answers.get_by_text("a wonderful film").wait_for()
+    wide, room = page.locator(".widget-vbox").first.evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert wide <= room + 1
+    page.screenshot(path=screenshots / "9_notebook_09.png")
     assert page.locator(ERROR).count() == 0

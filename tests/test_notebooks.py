@@ -30,6 +30,7 @@ FAST: dict[str, Any] = {
     "CANDIDATES": 2,
     "VALIDATION_EXAMPLES": 64,
     "LATENCY_SECONDS": 2,
+    "SHOWN": 3,
 }
 CELL_TIMEOUT_S = 900
 MAX_CELL_LINES = 20
