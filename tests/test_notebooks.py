@@ -138,7 +138,7 @@ def text_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem[:2] <= "06"], ids=lambda path: path.stem)
 def test_runs_for_a_text_checkpoint_by_its_parameters_alone(path: Path, text_project: Path):
     notebook = read(path)
-    values = {**FAST, "CHECKPOINT": str(text_project / "tiny"), "START_SHARE": 0.9, "TOKENS": 16}
+    values = {**FAST, "CHECKPOINT": str(text_project / "tiny"), "TOKENS": 16}
     assert "CHECKPOINT" in override_parameters(notebook, values)
     execute(notebook, text_project / "notebooks")
     assert errors_in(notebook) == []
