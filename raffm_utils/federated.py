@@ -109,8 +109,12 @@ class Update:
     weight: float = 1.0
 
 
-def label_counts(data: Split) -> torch.Tensor:
-    """How many examples of each label there are."""
+def client_weight(data: Split, recipe: Recipe) -> float:
+    """How much a client with these examples counts in the average."""
+    return WEIGHTINGS[recipe.weighting](_label_counts(data))
+
+
+def _label_counts(data: Split) -> torch.Tensor:
     return torch.bincount(data.labels, minlength=len(data.label_names)).float()
 
 
@@ -124,12 +128,13 @@ def local_update(
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    counts = label_counts(data)
+    counts = _label_counts(data)
     balance = len(data) / counts.count_nonzero() / counts.clamp(min=1) if recipe.balance_labels else None
     total, steps = 0.0, 0
     for _ in range(recipe.local_epochs):
         order = torch.randperm(len(data), generator=generator)
-        order = order[: recipe.local_steps and recipe.local_steps * recipe.batch_size]
+        if recipe.local_steps is not None:
+            order = order[: recipe.local_steps * recipe.batch_size]
         order = data.grouped(order, recipe.batch_size)
         for inputs, labels in data.batches(recipe.batch_size, order):
             for group in optimizer.param_groups:
@@ -147,7 +152,7 @@ def local_update(
             optimizer.zero_grad()
             total, steps = total + float(loss.detach()), steps + 1
     state = {n: p.detach() for n, p in model.named_parameters()}
-    return Update(config, state, len(data), total / max(steps, 1), WEIGHTINGS[recipe.weighting](counts))
+    return Update(config, state, len(data), total / max(steps, 1), client_weight(data, recipe))
 
 
 def fault(update: Update, sent: Mapping[str, torch.Tensor]) -> str | None:

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .data import Split
 from .errors import TrainingError
 from .evaluation import evaluate
-from .federated import WEIGHTINGS, Recipe, State, Update, aggregate, fault, label_counts, local_update
+from .federated import Recipe, State, Update, aggregate, client_weight, fault, local_update
 from .participation import partition, plan_round
 from .space import SubmodelConfig
 from .supernet import Supernet
@@ -45,8 +45,7 @@ def run(
     recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
     shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
     # the weight of an average round; clients tell the server their weights, not their data
-    expected = sum(WEIGHTINGS[recipe.weighting](label_counts(shard)) for shard in shards) / recipe.clients
-    expected *= recipe.participants
+    expected = sum(client_weight(shard, recipe) for shard in shards) / recipe.clients * recipe.participants
     bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
     for number in bar:
         rate = learning_rate(recipe, number)
