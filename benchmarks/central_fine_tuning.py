@@ -16,8 +16,9 @@ import torch
 from tqdm.auto import tqdm
 
 from raffm_utils import evaluate, load_split
+from raffm_utils.client import local_update
 from raffm_utils.data import Split
-from raffm_utils.federated import Recipe, local_update
+from raffm_utils.federated import Recipe
 from raffm_utils.recipes import RECIPES, start
 
 RESULTS = Path(__file__).with_suffix(".json")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .deployment import deploy
     from .evaluation import Evaluation, evaluate, read_sweep, spread_over_size, sweep
     from .export import export_submodel
+    from .federated_plots import plot_heterogeneity, plot_rounds, plot_settings, plot_shrinkage
     from .fleet import DeviceClass, plan_fleet
     from .fleet_plots import plot_fleet, plot_fleets
     from .latency import Latency, measure_latency_ms
@@ -60,9 +61,13 @@ __all__ = [
     "plot_answers",
     "plot_fleet",
     "plot_fleets",
+    "plot_heterogeneity",
     "plot_latency",
     "plot_pareto",
     "plot_predicted",
+    "plot_rounds",
+    "plot_settings",
+    "plot_shrinkage",
     "plot_widths",
     "predict",
     "read_sweep",
@@ -78,6 +83,7 @@ _LATER = {
     "deployment": ("deploy",),
     "evaluation": ("Evaluation", "evaluate", "read_sweep", "spread_over_size", "sweep"),
     "export": ("export_submodel",),
+    "federated_plots": ("plot_heterogeneity", "plot_rounds", "plot_settings", "plot_shrinkage"),
     "fleet": ("DeviceClass", "plan_fleet"),
     "fleet_plots": ("plot_fleet", "plot_fleets"),
     "latency": ("Latency", "measure_latency_ms"),

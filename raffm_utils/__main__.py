@@ -8,7 +8,7 @@ import numpy as np
 
 from .budget import LATENCY, METRICS, PEAK, Budget
 from .errors import RaffmError
-from .participation import SIZE_TOKENS
+from .participation import SIZE_TOKENS, near_share
 from .redraw import redraw
 
 
@@ -27,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     sweep_parser.add_argument(
         "--split", choices=("test", "validation"), default="test", help="validation: what choices are made on"
     )
+    sweep_parser.add_argument(
+        "--ends", action="store_true", help="only the full network, half of it and the smallest, on all of the split"
+    )
     train_parser = commands.add_parser("train", help="train a named checkpoint, resumably; without a name, list them")
     train_parser.add_argument("name", nargs="?")
     deploy_parser = commands.add_parser("deploy", help="pick a submodel inside a budget, export and verify it")
@@ -43,7 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "figures":
             redraw(options.submodels, options.examples, options.seed)
         elif options.command == "sweep":
-            sweep_checkpoint(options.name, options.submodels, options.examples, options.split)
+            if options.ends:
+                measure_ends(options.name, options.split)
+            else:
+                sweep_checkpoint(options.name, options.submodels, options.examples, options.split)
         elif options.command == "deploy":
             limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in (*METRICS, LATENCY, PEAK)}
             budget = Budget(**limits, tokens=options.tokens)
@@ -88,6 +94,24 @@ def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed:
         spread = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
     path = FIGURES / "data" / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
     sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=SIZE_TOKENS, seed=seed)
+
+
+def measure_ends(name: str, split: str) -> None:
+    """Evaluate the full network, one of half its size and the smallest on a whole split, into `figures/data/ends/`."""
+    from .data import load_split
+    from .evaluation import sweep
+    from .plotting import FIGURES
+    from .supernet import Supernet
+    from .sweep_file import ENDS
+
+    supernet = Supernet.from_pretrained(name)
+    space = supernet.space
+    half = near_share(supernet, 0.5, supernet.family.size_metric, np.random.default_rng(0))
+    data = load_split(supernet.spec.dataset, split, processor=supernet.processor)
+    path = FIGURES / "data" / ENDS / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
+    for row in sweep(supernet, [space.largest(), half, space.smallest()], data, path, tokens=SIZE_TOKENS, seed=0):
+        size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
+        print(f"{size}: {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of {row.examples:,} {split} examples")
 
 
 def train(name: str | None) -> None:

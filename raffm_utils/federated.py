@@ -1,17 +1,14 @@
 """Federated training of a supernet: clients of very different size train submodels of one network.
 
-`local_update` and `aggregate` know nothing of the simulation around them.
+The recipe of a run, what a client sends back, and how a server puts it together; `client.py` is the other end.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import nn
 
 from .budget import METRICS
-from .data import Split
 from .errors import TrainingError
 from .families import Parameter
 from .space import SubmodelConfig
@@ -27,8 +24,8 @@ WEIGHTINGS: Mapping[str, Callable[[torch.Tensor], float]] = {
 DIVISORS: Mapping[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "coverage": lambda count, whole: count,
     "even_noise": lambda count, whole: (count * whole).sqrt(),
-    "all": lambda count, whole: torch.full_like(count, whole),
 }
+DIVIDE_ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -36,25 +33,30 @@ class Recipe:
     """All choices of a federated run; two runs of one recipe give the same weights, bit for bit.
 
     `dirichlet` is the concentration of the label skew between clients, None for IID shards. In the first
-    `shrink_rounds` rounds the smallest width drawn falls from the full network to the smallest submodel;
-    devices that cannot train networks of the present size wait. With `full_participant`, one client a round trains
-    the whole network whatever its device, as published. `sized_by` is the cost whose share of the full network's
-    is held against a device's cap: for text "macs", since look-up tables weigh most and cost nothing. The learning rate
-    follows a cosine down to `final_learning_rate_share` over `cosine_rounds`, and in the last
-    `cooldown_rounds` of the run also falls linearly to 0. The first `local_warmup_steps` of every local
-    training rise linearly to the learning rate: a fresh Adam takes its largest steps first. `weighting`
-    says how much a client counts in the average: "clients" all alike, "examples" by how many it has, "impurity" by
-    these times the Gini impurity of its labels, so that a client with hardly more than one label, which can teach
-    little but its skew, counts little. `divide` says by what the sum of their changes is divided: "coverage" by the
-    weight of those that have the entry, "all" by the weight of all in an average round (the published rule),
-    "even_noise" by the geometric mean of these, so that an entry that one client covers is no noisier than one that all
-    cover. With `balance_labels` the labels that a client has count alike in its loss, however many examples each has,
-    so that skewed labels do not teach the network the skew. In each local epoch a client trains on at most
-    `local_steps` batches of its data, drawn anew every time. The network that a run ends with is the mean over its last
-    `average_rounds` rounds, which is calmer than any one of them. `freeze_tables` leaves
-    look-up tables (words, positions) as they were pre-trained: for text that is half of the parameters, with no
-    gradient, no optimizer state and no traffic. `autocast` computes in
-    bfloat16 where the processor has it; there the last digits differ from a processor without.
+    `shrink_rounds` rounds the smallest width drawn falls from the full network to the smallest submodel; devices that
+    cannot train networks of the present size wait. With `full_participant`, one client a round trains the whole network
+    whatever its device, as published. `sized_by` is the cost whose share of the full network's is held against a
+    device's cap: for text "macs", since look-up tables weigh most and cost nothing. The learning rate follows a cosine
+    down to `final_learning_rate_share` over `cosine_rounds`, and in the last `cooldown_rounds` of the run also falls
+    linearly to 0. The first `local_warmup_steps` of every local training rise linearly to the learning rate: a fresh
+    Adam takes its largest steps first. `weighting` says how much a client counts in the average: "clients" all alike,
+    "examples" by how many it has, "impurity" by these times the Gini impurity of its labels, so that a client with
+    hardly more than one label, which can teach little but its skew, counts little. `divide` says by what the sum of
+    their changes is divided: "coverage" by the weight of those that have the entry, "even_noise" by the geometric mean
+    of that and the weight of an average round, so that an entry that one client covers is no noisier than one that all
+    cover. "all" is the published rule, for comparison: the sum of the weights themselves is divided by all clients, as
+    if those without the entry had sent 0, which shrinks it. With `submodels` off every client trains the whole network,
+    whatever its device. With `balance_labels` the labels that a client has count alike in its loss, however many
+    examples each has, so that skewed labels do not teach the network the skew. In each local epoch a client trains on
+    at most `local_steps` batches of its data, drawn anew every time. The network that a run ends with is the mean over
+    its last `average_rounds` rounds, which is calmer than any one of them. `freeze_tables` leaves look-up tables
+    (words, positions) as they were pre-trained: for text that is half of the parameters, with no gradient, no optimizer
+    state and no traffic. Where `full_rate_rms` is given, a module whose weights have a root mean square below it learns
+    slower in proportion: Adam takes steps of one size, which would wipe out matrices that a folded LayerScale has made
+    small (relative steps, as in Adafactor, Shazeer & Stern 2018). With `patch_share` below 1 clients see that share of
+    an image's patches, drawn anew for every image (PatchDropout, Liu et al. 2022), and all of them in the cooldown:
+    about as much less to compute. `autocast` computes in bfloat16 where the processor has it; there the last digits
+    differ from a processor without.
     """
 
     setting: str = "large"
@@ -75,11 +77,14 @@ class Recipe:
     dirichlet: float | None = None
     shrink_rounds: int = 0
     full_participant: bool = False
+    submodels: bool = True
     sized_by: str = "parameters"
     server_momentum: float = 0.5
     weighting: str = "clients"
     divide: str = "coverage"
     freeze_tables: bool = False
+    full_rate_rms: float | None = None
+    patch_share: float = 1.0
     balance_labels: bool = False
     average_rounds: int = 1
     autocast: bool = True
@@ -92,8 +97,12 @@ class Recipe:
                 raise TrainingError(f"{name}={value}: give at least 1")
         if self.weighting not in WEIGHTINGS:
             raise TrainingError(f"weighting={self.weighting!r}: give one of {', '.join(WEIGHTINGS)}")
-        if self.divide not in DIVISORS:
-            raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(DIVISORS)}")
+        if self.divide not in (rules := (*DIVISORS, DIVIDE_ALL)):
+            raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(rules)}")
+        if not 0 < self.patch_share <= 1:
+            raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
+        if self.full_rate_rms is not None and not self.full_rate_rms > 0:
+            raise TrainingError(f"full_rate_rms={self.full_rate_rms}: give a positive number, or None")
         if self.sized_by not in METRICS:
             raise TrainingError(f"sized_by={self.sized_by!r}: give one of {', '.join(METRICS)}")
 
@@ -107,52 +116,6 @@ class Update:
     examples: int
     loss: float
     weight: float = 1.0
-
-
-def client_weight(data: Split, recipe: Recipe) -> float:
-    """How much a client with these examples counts in the average."""
-    return WEIGHTINGS[recipe.weighting](_label_counts(data))
-
-
-def _label_counts(data: Split) -> torch.Tensor:
-    return torch.bincount(data.labels, minlength=len(data.label_names)).float()
-
-
-def local_update(
-    model: nn.Module, config: SubmodelConfig, data: Split, recipe: Recipe, learning_rate: float, seed: Sequence[int]
-) -> Update:
-    """Train a submodel on a client's own data, where it asks for gradients; nothing but the result leaves the client.
-
-    The model stays in eval mode: dropout would draw from the global generator and make runs unrepeatable.
-    """
-    generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    counts = _label_counts(data)
-    balance = len(data) / counts.count_nonzero() / counts.clamp(min=1) if recipe.balance_labels else None
-    total, steps = 0.0, 0
-    for _ in range(recipe.local_epochs):
-        order = torch.randperm(len(data), generator=generator)
-        if recipe.local_steps is not None:
-            order = order[: recipe.local_steps * recipe.batch_size]
-        order = data.grouped(order, recipe.batch_size)
-        for inputs, labels in data.batches(recipe.batch_size, order):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, (steps + 1) / max(1, recipe.local_warmup_steps))
-            if recipe.horizontal_flip:
-                flip = torch.rand(len(labels), generator=generator) < 0.5
-                inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
-                logits = model(**inputs).logits
-            # not the "mean" of torch, which divides by the weights of the batch: a rare label alone would count as one
-            loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            total, steps = total + float(loss.detach()), steps + 1
-    state = {n: p.detach() for n, p in model.named_parameters()}
-    return Update(config, state, len(data), total / max(steps, 1), client_weight(data, recipe))
 
 
 def fault(update: Update, sent: Mapping[str, torch.Tensor]) -> str | None:
@@ -181,7 +144,8 @@ def aggregate(
     updates. An entry that no client covered has change 0.
     """
     change, coverage = {}, {}
-    whole = sum(update.weight for update in updates) if expected_weight is None else expected_weight
+    present = sum(update.weight for update in updates)
+    whole = present if expected_weight is None else expected_weight
     for p in parameters:
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:
@@ -189,6 +153,10 @@ def aggregate(
             part = p.region(total, widths, heads)
             part += update.weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
             p.region(count, widths, heads).add_(update.weight)
-        change[p.name] = torch.where(count > 0, total / DIVISORS[divide](count, whole), 0)
+        if divide == DIVIDE_ALL:
+            mean = (total - (present - count) * state[p.name]) / max(present, 1e-12)
+        else:
+            mean = total / DIVISORS[divide](count, whole)
+        change[p.name] = torch.where(count > 0, mean, 0)
         coverage[p.name] = count
     return change, coverage

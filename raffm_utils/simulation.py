@@ -15,10 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from .client import client_weight, local_update
 from .data import Split
 from .errors import TrainingError
 from .evaluation import evaluate
-from .federated import Recipe, State, Update, aggregate, client_weight, fault, local_update
+from .federated import Recipe, State, Update, aggregate, fault
 from .participation import partition, plan_round
 from .space import SubmodelConfig
 from .supernet import Supernet
@@ -49,8 +50,12 @@ def run(
     bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
     for number in bar:
         rate = learning_rate(recipe, number)
+        cooling = number >= recipe.rounds - recipe.cooldown_rounds
+        local = replace(recipe, patch_share=1.0) if cooling else recipe
 
-        def client(task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate) -> Update:
+        def client(
+            task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, recipe: Recipe = local
+        ) -> Update:
             model = supernet.extract(task[1], copy=True)
             for parameter in supernet.parameters:
                 if parameter.table and recipe.freeze_tables:

@@ -10,6 +10,7 @@ from typing import Any
 from .errors import ElasticSpaceError, SweepError
 from .space import SubmodelConfig
 
+ENDS = "ends"  # the subfolder of figures/data with full, half and smallest networks on whole splits
 _ROW_START = b'{"checkpoint": '  # how every row begins
 
 

@@ -9,10 +9,11 @@ import torch
 from conftest import make_supernet
 from federated_helpers import EVEN_SPACE, LABELS, RECIPE, learnable_split, make_even_supernet, one_thread  # noqa: F401
 
+from raffm_utils.client import fewer_patches, local_update, rate_share
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
 from raffm_utils.families import Axis, Parameter, Use
-from raffm_utils.federated import WEIGHTINGS, Recipe, Update, aggregate, local_update
+from raffm_utils.federated import WEIGHTINGS, Recipe, Update, aggregate
 from raffm_utils.participation import DEVICE_CAPS, SYSTEM_SETTINGS, device_caps, partition, plan_round
 from raffm_utils.simulation import server_update
 from raffm_utils.space import SubmodelConfig
@@ -94,7 +95,7 @@ def test_aggregate_weighted_equals_the_hand_computed_case():
     assert change["c"].tolist() == [[1.25, 2]]
 
 
-@pytest.mark.parametrize(("divide", "share"), [("coverage", 1.0), ("even_noise", 0.5), ("all", 0.25)])
+@pytest.mark.parametrize(("divide", "share"), [("coverage", 1.0), ("even_noise", 0.5)])
 def test_what_few_clients_cover_moves_as_the_rule_says(divide: str, share: float):
     """The wide client has a quarter of the weight; what all cover moves alike under every rule."""
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
@@ -103,6 +104,19 @@ def test_what_few_clients_cover_moves_as_the_rule_says(divide: str, share: float
     assert change["q"].tolist() == [[5, 2 * share], [2 * share, 2 * share], [6.5, 2 * share], [2 * share, 4 * share]]
     with pytest.raises(TrainingError, match="divide='by luck'"):
         Recipe(divide="by luck")
+
+
+def test_the_published_rule_takes_what_a_client_does_not_have_for_zero():
+    """The hand-computed mean of the weights themselves, padded with zeros, over all clients."""
+    narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
+    updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
+    change, _ = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates, "all", 100.0)
+    new = {name: OLD[name] + change[name] for name in OLD}
+    assert new["q"].tolist() == [[(12 + 3 * 16) / 4, 22 / 4], [32 / 4, 42 / 4], [(52 + 3 * 58) / 4, 62 / 4], [18, 21]]
+    assert new["o"].tolist() == [[(3 + 3 * 1) / 4, 1, (5 + 3 * 6) / 4, 1.5], [7 / 4, 8 / 4, 9 / 4, 10 / 4]]
+    assert new["c"].tolist() == [[(9 + 3 * 8) / 4, 11 / 4]]
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates[1:], "all")
+    assert not any(change[name][coverage[name] == 0].any() for name in OLD), "what no client has stays"
 
 
 def test_clients_without_weight_change_nothing():
@@ -177,7 +191,7 @@ def test_a_round_with_little_to_say_says_little():
     supernet = make_even_supernet()
     update = replace(shifted(supernet, supernet.space.largest(), 1.0), weight=3.0)
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
-    for divide, expected in (("coverage", 1.0), ("all", 3 / 12), ("even_noise", 3 / (3 * 12) ** 0.5)):
+    for divide, expected in (("coverage", 1.0), ("even_noise", 3 / (3 * 12) ** 0.5)):
         change, _ = aggregate(weights, supernet.parameters, supernet.slicing_heads, [update], divide, 12.0)
         for name, moved in change.items():
             assert torch.allclose(moved, torch.tensor(expected), atol=1e-5), name
@@ -351,6 +365,12 @@ def test_a_text_network_can_be_sized_by_its_macs():
         assert supernet.cost(config, 32).macs <= caps[client] * most
 
 
+def test_without_submodels_all_train_the_whole_network_and_the_same_clients_take_part(fine: Supernet):
+    whole, scaled = (plan_round(fine, replace(PLAN, setting="small", submodels=on), 5) for on in (False, True))
+    assert {config for _, config in whole} == {fine.space.largest()}
+    assert sorted(client for client, _ in whole) == sorted(client for client, _ in scaled)
+
+
 def test_an_unknown_size_is_refused():
     with pytest.raises(TrainingError, match="sized_by='weight'"):
         replace(PLAN, sized_by="weight")
@@ -491,3 +511,63 @@ def test_local_steps_limit_an_epoch_to_new_draws_of_the_data():
     assert len(first.unique(dim=0)) == 48, "no example twice in an epoch"
     assert not torch.equal(first, second)
     assert update.examples == 160, "a client counts by all that it has"
+
+
+# --- how fast a parameter learns, and on how much of an image ---
+
+
+def test_small_matrices_learn_slower_in_proportion():
+    model = make_even_supernet().extract(SubmodelConfig(48, (48, 48), (64, 64)), copy=True)
+    layer = model.vit.layers[0]
+    with torch.no_grad():
+        layer.mlp.fc2.weight.fill_(0.005)
+        layer.mlp.fc1.weight.fill_(0.5)
+        layer.mlp.fc1.bias.zero_()
+    for name, share in (("fc2.weight", 0.1), ("fc2.bias", 0.1), ("fc1.weight", 1.0), ("fc1.bias", 1.0)):
+        assert rate_share(model, f"vit.layers.0.mlp.{name}", 0.05) == pytest.approx(share), name
+        assert rate_share(model, f"vit.layers.0.mlp.{name}", None) == 1.0
+    with torch.no_grad():
+        model.vit.embeddings.cls_token.fill_(0.025)
+    assert rate_share(model, "vit.embeddings.cls_token", 0.05) == pytest.approx(0.5)
+    with pytest.raises(TrainingError, match="full_rate_rms=0"):
+        Recipe(full_rate_rms=0)
+
+
+def test_a_small_matrix_takes_small_steps_in_training():
+    supernet = make_even_supernet()
+    moved = {}
+    for rms in (None, 1e3):
+        config = supernet.space.largest()
+        before = {name: p.detach().clone() for name, p in supernet.model.named_parameters()}
+        recipe = replace(RECIPE, full_rate_rms=rms, weight_decay=0.0)
+        update = local_update(supernet.extract(config, copy=True), config, learnable_split(64, 1), recipe, 1e-3, (0,))
+        moved[rms] = {name: float((update.state[name] - before[name]).abs().max()) for name in before}
+    name = "vit.layers.1.mlp.fc2.weight"
+    assert 0 < moved[1e3][name] < 1e-3 * moved[None][name]
+
+
+def test_fewer_patches_keep_the_class_token_and_that_share_of_the_rest():
+    model = make_even_supernet().extract(make_even_supernet().space.largest())
+    images = torch.rand(3, 3, 16, 16)
+    whole = model.vit.embeddings(images)
+    generator = torch.Generator().manual_seed(1)
+    with fewer_patches(model, 0.5, generator):
+        part, again = model.vit.embeddings(images), model.vit.embeddings(images)
+    assert part.shape[1] == 1 + (whole.shape[1] - 1) // 2
+    for image in range(3):
+        assert torch.equal(part[image, 0], whole[image, 0])
+        kept = [int((whole[image] == token).all(1).nonzero()[0, 0]) for token in part[image]]
+        assert len(set(kept)) == len(kept), "no patch twice"
+    assert not torch.equal(part, again), "drawn anew"
+    assert torch.equal(model.vit.embeddings(images), whole), "and all of them afterwards"
+    with fewer_patches(model, 1.0, generator):
+        assert torch.equal(model.vit.embeddings(images), whole)
+    with pytest.raises(TrainingError, match="patch_share=0"):
+        Recipe(patch_share=0)
+
+
+def test_training_on_fewer_patches_repeats_bit_for_bit():
+    recipe = replace(RECIPE, patch_share=0.5)
+    first, second, other = (train_locally(make_even_supernet(), recipe, seed)[2] for seed in ((1,), (1,), (2,)))
+    assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
+    assert not all(torch.equal(first.state[name], other.state[name]) for name in first.state)

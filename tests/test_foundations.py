@@ -44,6 +44,21 @@ def raw() -> Mapping[str, torch.Tensor]:
     return found | products
 
 
+def test_the_tiny_vit_is_the_same_every_time_and_leaves_the_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    (model, processor), (again, _) = (foundations.foundation("tiny-vit", NAMES, 28) for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+    assert VIT.widths(model.config) == (4, 4, 96, 192)
+    assert VIT.patches(model.config) == 16
+    assert processor.size["height"] == 28
+    assert not model.training
+    with pytest.raises(CheckpointError, match="image_size=30"):
+        foundations.foundation("tiny-vit", NAMES, 30)
+
+
 @needs_package
 def test_the_converted_model_has_the_shapes_of_vit_small(small):
     model, processor = small

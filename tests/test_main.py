@@ -1,5 +1,6 @@
 """The commands behind the Makefile."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,12 +33,13 @@ def project(tmp_path, monkeypatch) -> SimpleNamespace:
         assert name == "made_up"
         assert split in ("test", "validation")
         assert processor is not None
-        return learnable_split(limit, 3, split)
+        return learnable_split(limit or 60, 3, split)
 
     monkeypatch.setattr(checkpoints, "BUNDLED_FOLDER", bundled)
     monkeypatch.setattr(data, "load_split", load_split)
     monkeypatch.setattr(plotting, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(redraw, "RUNS_FOLDER", tmp_path / "runs")
+    monkeypatch.setattr(redraw, "HETEROGENEITY", tmp_path / "heterogeneity.json")
     sweep_file = tmp_path / "figures" / "data" / "tiny.jsonl"
     return SimpleNamespace(figures=tmp_path / "figures", runs=tmp_path / "runs", bundled=bundled, sweep=sweep_file)
 
@@ -154,6 +156,18 @@ def test_sweep_of_an_unknown_name_is_refused(project, capsys):
     assert "no checkpoint 'nope'" in capsys.readouterr().err
 
 
+def test_sweep_of_the_ends_measures_three_sizes_on_the_whole_split(project, capsys):
+    assert commands.main(["sweep", "tiny", "--ends"]) == 0
+    assert files(project.figures) == {"data/ends/tiny.jsonl"}
+    rows, supernet = read_sweep(project.figures / "data" / "ends" / "tiny.jsonl"), make_even_supernet()
+    assert [rows[0].config, rows[2].config] == [supernet.space.largest(), supernet.space.smallest()]
+    assert 0.45 < rows[1].parameters / rows[0].parameters <= 0.5
+    assert {(row.split, row.examples) for row in rows} == {("test", 60)}
+    printed = capsys.readouterr().out
+    for row in rows:
+        assert f"{row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of 60 test examples" in printed
+
+
 # --- figures ---
 
 FIGURES = ["figures", "--submodels", "3", "--examples", "40", "--seed", "5"]
@@ -258,6 +272,36 @@ def test_stored_sweeps_are_drawn_over_the_size_that_their_data_ask_for(project, 
     monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append(k) or plot(r, **k))
     assert commands.main(FIGURES) == 0
     assert [keywords["metric"] for keywords in drawn] == ["parameters", metric]
+
+
+def test_the_ends_of_a_stored_sweep_are_shown_where_they_were_measured_on_more(project, monkeypatch):
+    assert commands.main(["sweep", "tiny", "--submodels", "3", "--examples", "40"]) == 0
+    assert commands.main(["sweep", "tiny", "--ends"]) == 0
+    (project.figures / "data" / "ends" / "tiny.jsonl").rename(project.figures / "data" / "ends" / "elsewhere.jsonl")
+    project.sweep.with_name("elsewhere.jsonl").write_bytes(project.sweep.read_bytes())
+    drawn = []
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append(k) or plot(r, **k))
+    assert commands.main(FIGURES) == 0
+    assert [drawn[1][size].examples for size in ("full", "smallest")] == [60, 60]
+    assert drawn[1]["full"].parameters > drawn[1]["smallest"].parameters
+
+
+def test_figures_lay_two_settings_over_each_other_and_show_what_heterogeneity_costs(project, monkeypatch, capsys):
+    assert commands.main(["sweep", "tiny", "--submodels", "6", "--examples", "40"]) == 0
+    for name in redraw.SETTINGS.values():
+        project.sweep.with_name(f"{name}.jsonl").write_bytes(project.sweep.read_bytes())
+    sizes = {size: {"parameters": 9, "accuracy": 0.8, "low": 0.7, "high": 0.9} for size in ("full", "half", "smallest")}
+    results = {
+        name: {"accuracy": sizes, "bytes_down": [5e6], "bytes_up": [4e6]} for name in ("large, IID", "small, IID")
+    }
+    redraw.HETEROGENEITY.write_text(json.dumps(results), encoding="utf-8")
+    assert commands.main(FIGURES) == 0
+    assert {"vit_cifar10_settings.png", "heterogeneity.png", "heterogeneity.svg"} <= files(project.figures)
+    sweeps, ends = redraw.stored_settings()
+    assert list(sweeps) == ["Large", "Small"]
+    assert sweeps["Large"] == read_sweep(project.sweep)
+    assert ends == {"Large": [], "Small": []}
 
 
 def test_figures_without_a_sweep_or_a_checkpoint_say_so(project, capsys, monkeypatch, tmp_path):

@@ -5,6 +5,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from types import SimpleNamespace
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from federated_helpers import (
@@ -16,6 +18,7 @@ from federated_helpers import (
     make_processor,
     one_thread,  # noqa: F401
 )
+from PIL import Image
 
 from raffm_utils import recipes
 from raffm_utils.data import DATASETS, SPLIT_SEED
@@ -189,6 +192,31 @@ def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypa
 
     monkeypatch.setattr("raffm_utils.simulation.local_update", never)
     assert Supernet.from_pretrained(recipes.train("tiny", tmp_path / "again")).fingerprint == expected
+
+
+def test_cifar100_trains_by_its_name_on_a_made_up_set_of_its_schema(monkeypatch, tmp_path):
+    """The columns are as published, with two kinds of labels; only the network and the number of rounds are smaller."""
+    rng = np.random.default_rng(0)
+    for split, rows in (("train", 400), ("test", 100)):
+        images = [Image.fromarray(pixels) for pixels in rng.integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8)]
+        labels = {"fine_label": [row % 100 for row in range(rows)], "coarse_label": [row % 20 for row in range(rows)]}
+        features = datasets.Features({"img": datasets.Image(), **{name: datasets.Value("int64") for name in labels}})
+        (tmp_path / "cifar100").mkdir(exist_ok=True)
+        table = datasets.Dataset.from_dict({"img": images, **labels}, features=features)
+        table.to_parquet(tmp_path / "cifar100" / f"{split}.parquet")
+    monkeypatch.setenv("RAFFM_DATA", str(tmp_path))
+    monkeypatch.setenv("RAFFM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipes, "RUNS_FOLDER", tmp_path / "runs")
+    name = "vit-small-cifar100-large-budget"
+    named = recipes.RECIPES[name]
+    small = {"attention": (96, 48), "ffn": (192, 96), "hidden": (96, 72), "foundation": "tiny-vit", "image_size": 28}
+    recipe = replace(named.recipe, rounds=2, clients=20)
+    monkeypatch.setitem(recipes.RECIPES, name, replace(named, recipe=recipe, **small))
+    supernet = Supernet.from_pretrained(recipes.train(name, tmp_path / name))
+    assert supernet.model.config.num_labels == 100
+    assert supernet.spec.provenance["dataset"] == "cifar100"
+    assert supernet.spec.provenance["accuracy"]["full"]["examples"] == 100
+    assert supernet.model.config.id2label[99] == "worm"
 
 
 def test_provenance_can_be_told_by_what_is_known_before_training():
