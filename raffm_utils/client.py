@@ -30,8 +30,11 @@ def local_update(
     recipe: Recipe,
     learning_rate: float,
     seed: Sequence[int],
+    patches: int | None = None,
 ) -> Update:
     """Train a submodel on a client's own data, where it asks for gradients; nothing but the result leaves the client.
+
+    With `patches`, so many of every image's are seen, drawn anew each time.
 
     The model stays in eval mode: dropout would draw from the global generator and make runs unrepeatable.
     """
@@ -58,7 +61,7 @@ def local_update(
                 flip = torch.rand(len(labels), generator=generator) < 0.5
                 inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
             autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast)
-            with autocast, fewer_patches(model, recipe.patch_share, generator):
+            with autocast, fewer_patches(model, patches, generator):
                 logits = model(**inputs).logits
             # not the "mean" of torch, which divides by the weights of the batch: a rare label alone would count as one
             loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
@@ -80,16 +83,16 @@ def rate_share(model: nn.Module, name: str, full_rate_rms: float | None) -> floa
 
 
 @contextmanager
-def fewer_patches(model: PreTrainedModel, share: float, generator: torch.Generator) -> Iterator[None]:
-    """For a while, let an image model see the class token and a random `share` of the patches of every image."""
+def fewer_patches(model: PreTrainedModel, patches: int | None, generator: torch.Generator) -> Iterator[None]:
+    """For a while, let an image model see the class token and so many random patches of every image; None: all."""
 
     def drop(module: nn.Module, args: object, tokens: torch.Tensor) -> torch.Tensor:
-        images, patches = len(tokens), tokens.shape[1] - 1
-        order = torch.rand(images, patches, generator=generator).argsort(1)[:, : max(1, round(share * patches))]
+        images = len(tokens)
+        order = torch.rand(images, tokens.shape[1] - 1, generator=generator).argsort(1)[:, :patches]
         kept = torch.cat([torch.zeros(images, 1, dtype=torch.int64), order + 1], 1)
         return tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
 
-    if share == 1:
+    if patches is None:
         yield
         return
     handle = cast(nn.Module, model.base_model.embeddings).register_forward_hook(drop)

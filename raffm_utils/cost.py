@@ -110,6 +110,10 @@ class CostModel:
             **values,
         )
 
+    def macs(self, config: SubmodelConfig, tokens: int) -> int:
+        """MACs of one example at any token count, that of an image model too, where patches are left out."""
+        return self._affine("macs", config.hidden, tokens)(sum(config.attention), sum(config.ffn))
+
     @property
     def _known_peak(self) -> PeakActivation:
         if not self._peak.live:

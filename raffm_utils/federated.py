@@ -106,6 +106,12 @@ class Recipe:
         if self.sized_by not in METRICS:
             raise TrainingError(f"sized_by={self.sized_by!r}: give one of {', '.join(METRICS)}")
 
+    def patches_in(self, number: int, patches: int) -> int | None:
+        """How many of an image's patches a client sees in a round (from 0); None: all."""
+        if self.patch_share == 1 or number >= self.rounds - self.cooldown_rounds:
+            return None
+        return max(1, round(self.patch_share * patches))
+
 
 @dataclass(frozen=True)
 class Update:

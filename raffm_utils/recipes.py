@@ -9,17 +9,18 @@ from typing import Any
 import torch
 
 from . import checkpoints, foundations
-from .data import SPLIT_SEED, load_split
+from .data import SPLIT_SEED, Split, load_split
 from .errors import TrainingError
 from .evaluation import Evaluation, evaluate
 from .families import FAMILIES
 from .federated import Recipe
 from .heads import calibrate_head, fit_head
-from .participation import SIZE_TOKENS
+from .participation import SIZE_TOKENS, partition
 from .principal import concentrate
 from .simulation import run
 from .space_file import PER_HEAD, ElasticSpec
 from .supernet import Supernet
+from .traffic import count_round
 
 RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
 CALIBRATION_EXAMPLES, ROUND_EXAMPLES = 400, 300
@@ -71,12 +72,12 @@ BERT_MINI: dict[str, Any] = {
 }
 CIFAR_LARGE = Recipe(
     setting="large",
-    rounds=48,
+    rounds=56,
     batch_size=16,
-    learning_rate=2e-4,
+    learning_rate=1e-4,
     final_learning_rate_share=0.1,
-    cosine_rounds=48,
-    cooldown_rounds=8,
+    cosine_rounds=56,
+    cooldown_rounds=10,
     server_momentum=0.5,
     average_rounds=6,
     horizontal_flip=True,
@@ -125,6 +126,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
     print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
+    print(f"clients have to compute {_work(supernet, train_split, named.recipe) / 1e15:,.1f} P MACs in all")
     # the fused kernel is slower than plain products for so few tokens, above all backwards
     supernet.model.set_attn_implementation("eager")
     concentrate(supernet, validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation)))))
@@ -153,6 +155,13 @@ def train(name: str, folder: Path | None = None) -> Path:
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
     (folder / "README.md").write_text(_card(name, named, supernet, measured), encoding="utf-8")
     return folder
+
+
+def _work(supernet: Supernet, train: Split, recipe: Recipe) -> int:
+    """The MACs of all clients in all rounds."""
+    owned = [len(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
+    rounds = range(recipe.rounds)
+    return sum(cost.macs for number in rounds for cost in count_round(supernet, recipe, number, owned))
 
 
 def start(named: Named) -> tuple[Supernet, Any]:

@@ -50,17 +50,18 @@ def run(
     bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
     for number in bar:
         rate = learning_rate(recipe, number)
-        cooling = number >= recipe.rounds - recipe.cooldown_rounds
-        local = replace(recipe, patch_share=1.0) if cooling else recipe
+        whole = supernet.costs.patches
+        patches = None if whole is None else recipe.patches_in(number, whole)
 
         def client(
-            task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, recipe: Recipe = local
+            task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
         ) -> Update:
             model = supernet.extract(task[1], copy=True)
             for parameter in supernet.parameters:
                 if parameter.table and recipe.freeze_tables:
                     model.get_parameter(parameter.name).requires_grad_(False)
-            return local_update(model, task[1], shards[task[0]], recipe, rate, (recipe.seed, number, task[0]))
+            seed = (recipe.seed, number, task[0])
+            return local_update(model, task[1], shards[task[0]], recipe, rate, seed, patches)
 
         with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
             plan = plan_round(supernet, recipe, number)

@@ -27,17 +27,16 @@ class ClientCost:
 
 
 def count_round(supernet: Supernet, recipe: Recipe, number: int, examples: Sequence[int]) -> list[ClientCost]:
-    """What round `number` (from 0) costs each of its clients, who have `examples[client]` examples.
-
-    With `patch_share` below 1 the MACs of the rounds before the cooldown are fewer than counted here.
-    """
+    """What round `number` (from 0) costs each of its clients, who have `examples[client]` examples."""
+    whole = supernet.costs.patches
+    seen = None if whole is None else recipe.patches_in(number, whole) or whole
+    tokens = SIZE_TOKENS if seen is None else 1 + seen
     costs = []
     for client, config in plan_round(supernet, recipe, number):
-        cost = supernet.cost(config, supernet.costs.image_tokens or SIZE_TOKENS)
+        cost = supernet.cost(config)
         sent = cost.encoder_parameters if recipe.freeze_tables else cost.parameters
         steps = recipe.local_steps
-        seen = examples[client] if steps is None else min(examples[client], steps * recipe.batch_size)
-        assert cost.macs is not None  # a token count was given
-        macs = TRAINING_FACTOR * cost.macs * seen * recipe.local_epochs
+        trained = examples[client] if steps is None else min(examples[client], steps * recipe.batch_size)
+        macs = TRAINING_FACTOR * supernet.costs.macs(config, tokens) * trained * recipe.local_epochs
         costs.append(ClientCost(client, cost.parameters, sent * BYTES_PER_VALUE, sent * BYTES_PER_VALUE, macs))
     return costs

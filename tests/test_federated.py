@@ -423,11 +423,13 @@ def test_shrinking_goes_on_where_no_device_has_room_for_the_full_network(fine: S
 # --- a client ---
 
 
-def train_locally(supernet: Supernet, recipe: Recipe, seed: tuple[int, ...] = (0, 1, 2), examples: int = 160):
+def train_locally(
+    supernet: Supernet, recipe: Recipe, seed: tuple[int, ...] = (0, 1, 2), examples: int = 160, **more: int
+):
     config = SubmodelConfig(36, (40, 24), (48, 64))
     model, data = supernet.extract(config, copy=True), learnable_split(examples, 1)
     before = evaluate(model, data).loss
-    update = local_update(model, config, data, recipe, recipe.learning_rate, seed)
+    update = local_update(model, config, data, recipe, recipe.learning_rate, seed, **more)
     return before, evaluate(model, data).loss, update
 
 
@@ -551,7 +553,7 @@ def test_fewer_patches_keep_the_class_token_and_that_share_of_the_rest():
     images = torch.rand(3, 3, 16, 16)
     whole = model.vit.embeddings(images)
     generator = torch.Generator().manual_seed(1)
-    with fewer_patches(model, 0.5, generator):
+    with fewer_patches(model, (whole.shape[1] - 1) // 2, generator):
         part, again = model.vit.embeddings(images), model.vit.embeddings(images)
     assert part.shape[1] == 1 + (whole.shape[1] - 1) // 2
     for image in range(3):
@@ -560,14 +562,13 @@ def test_fewer_patches_keep_the_class_token_and_that_share_of_the_rest():
         assert len(set(kept)) == len(kept), "no patch twice"
     assert not torch.equal(part, again), "drawn anew"
     assert torch.equal(model.vit.embeddings(images), whole), "and all of them afterwards"
-    with fewer_patches(model, 1.0, generator):
+    with fewer_patches(model, None, generator):
         assert torch.equal(model.vit.embeddings(images), whole)
     with pytest.raises(TrainingError, match="patch_share=0"):
         Recipe(patch_share=0)
 
 
 def test_training_on_fewer_patches_repeats_bit_for_bit():
-    recipe = replace(RECIPE, patch_share=0.5)
-    first, second, other = (train_locally(make_even_supernet(), recipe, seed)[2] for seed in ((1,), (1,), (2,)))
+    first, second, other = (train_locally(make_even_supernet(), RECIPE, (seed,), patches=2)[2] for seed in (1, 1, 2))
     assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
     assert not all(torch.equal(first.state[name], other.state[name]) for name in first.state)

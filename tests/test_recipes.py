@@ -24,8 +24,9 @@ from raffm_utils import recipes
 from raffm_utils.data import DATASETS, SPLIT_SEED
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import Evaluation, evaluate
-from raffm_utils.participation import SYSTEM_SETTINGS, device_caps, plan_round
+from raffm_utils.participation import SYSTEM_SETTINGS, device_caps, partition, plan_round
 from raffm_utils.supernet import Supernet
+from raffm_utils.traffic import count_round
 
 SHAPES = {"dinov2-small": (12, 6, 384, 1536), "minilm-l6": (6, 12, 384, 1536)}  # layers, heads, hidden, FFN
 
@@ -95,6 +96,9 @@ def tiny(monkeypatch, tmp_path):
 
 def test_training_writes_a_checkpoint_that_loads_back(tiny, capsys):
     assert recipes.train("tiny", tiny.folder) == tiny.folder
+    owned = [len(part) for part in partition(learnable_split(240, 1).labels, 8, 0.5, 0)]
+    macs = sum(c.macs for n in range(3) for c in count_round(make_even_supernet(), TINY.recipe, n, owned))
+    assert f"clients have to compute {macs / 1e15:,.1f} P MACs" in capsys.readouterr().out
     supernet = Supernet.from_pretrained(tiny.folder)
     assert supernet.name == "tiny"
     assert supernet.space == make_even_supernet().space

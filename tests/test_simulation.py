@@ -196,8 +196,8 @@ def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatc
     recipe = replace(RECIPE, rounds=2, server_momentum=0.0, average_rounds=1)
     victim = simulation.plan_round(make_even_supernet(), recipe, 1)[2][0]
 
-    def harmed(model, config, data, recipe, rate, seed):
-        update = local_update(model, config, data, recipe, rate, seed)
+    def harmed(model, config, data, recipe, rate, seed, patches):
+        update = local_update(model, config, data, recipe, rate, seed, patches)
         if seed[1:] == (1, victim):
             name = "vit.layers.1.mlp.fc2.weight"
             if harm == "nan":
