@@ -1,7 +1,7 @@
 """What heterogeneity costs: federations of equal length whose clients are large, small, or all train the full network.
 
 Fashion-MNIST at 42x42 pixels, the DINOv2 backbone of the bundled image checkpoint, 100 clients of whom 10 take part in
-a round, each on at most 256 of its images, IID or with labels skewed by Dirichlet(0.5). For each of the six: accuracy
+a round, each on at most 192 of its images, IID or with labels skewed by Dirichlet(0.5). For each of the six: accuracy
 of the full network, a random submodel of half its parameters (the same in all six), and the smallest, on all 10,000
 test images; bytes sent and MACs of the clients, counted exactly. Nothing is chosen. Writes
 `benchmarks/heterogeneity.json`; a run that was stopped goes on.
@@ -39,7 +39,7 @@ SKEWS = {"IID": None, "Dirichlet(0.5)": 0.5}
 def recipe_of(rounds: int, clients: str, skew: str) -> Recipe:
     """Equal rounds and data for all six; only the size of the clients' networks and the skew differ."""
     common = replace(
-        NAMED.recipe, rounds=rounds, cosine_rounds=rounds, cooldown_rounds=3, average_rounds=3, local_steps=16
+        NAMED.recipe, rounds=rounds, cosine_rounds=rounds, cooldown_rounds=3, average_rounds=3, local_steps=12
     )
     return replace(common, patch_share=1.0, dirichlet=SKEWS[skew], **CLIENTS[clients])
 
@@ -72,7 +72,7 @@ def measure(supernet: Supernet, recipe: Recipe, folder: Path, test: Any, train: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     supernet, processor = start(NAMED)
     train, validation, test = (

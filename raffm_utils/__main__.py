@@ -75,8 +75,9 @@ def _amount(text: str) -> float:
 def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed: int = 0) -> None:
     """Evaluate many submodels, and the two ends of the space, into `figures/data/`.
 
-    On test they are spread evenly over size, as the figures show them; on validation over all widths, which is what
-    a predictor learns most from.
+    On test they are spread evenly over size, as the figures show them, and measured in random order, so that a sweep
+    that is stopped has some of every size; on validation they are spread over all widths, which is what a predictor
+    learns most from.
     """
     from .data import load_split
     from .evaluation import spread_over_size, sweep
@@ -92,6 +93,7 @@ def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed:
         spread = spread_over_widths(space, submodels, rng)
     else:
         spread = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
+        spread = [spread[place] for place in rng.permutation(submodels)]
     path = FIGURES / "data" / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
     sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=SIZE_TOKENS, seed=seed)
 

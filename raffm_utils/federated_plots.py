@@ -95,13 +95,15 @@ def plot_heterogeneity(
 
 def plot_shrinkage(sizes: Mapping[str, torch.Tensor], rounds: Sequence[int], ax: "Axes | None" = None) -> "Axes":
     """What rounds without learning leave of FFN weights, by the rule of division (see `idle_rounds`); the Axes."""
-    ax = ax or new_axes((7.6, 4.2))
-    for (rule, table), style, colours in zip(sizes.items(), ("-", "--"), ("Oranges", "Blues"), strict=False):
-        from matplotlib import colormaps
+    from matplotlib import colormaps
 
-        for number, depth in zip(rounds, np.linspace(0.45, 0.95, len(rounds)), strict=True):
-            colour = colormaps[colours](depth)
-            ax.plot(100 * table[number].numpy(), style, color=colour, label=f"{rule}, after {number} rounds")
+    ax = ax or new_axes((7.6, 4.2))
+    for (rule, table), colours in zip(sizes.items(), ("Oranges", "Blues"), strict=False):
+        for place, number in enumerate(rounds):
+            colour = colormaps[colours]((place + 1) / len(rounds))
+            label = f"{rule}, after {number} round{'s' if number > 1 else ''}"
+            # later rounds thinner, so that lines that lie on each other are all seen
+            ax.plot(100 * table[number].numpy(), color=colour, linewidth=4 - 3 * place / len(rounds), label=label)
     _finish(ax, "FFN neuron of the first layer, the most important first", "Size of its weights (% of the start)")
     ax.set_ylim(0, 108)
     ax.legend(fontsize=9)

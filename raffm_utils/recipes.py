@@ -126,7 +126,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
     print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
-    print(f"clients have to compute {_work(supernet, train_split, named.recipe) / 1e15:,.1f} P MACs in all")
+    print(f"clients have to compute {_work(supernet, train_split, named.recipe) / 1e12:,.1f} T MACs in all")
     # the fused kernel is slower than plain products for so few tokens, above all backwards
     supernet.model.set_attn_implementation("eager")
     concentrate(supernet, validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation)))))

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import checkpoints, evaluation, federated_plots, plotting
 from .encoding import Tokens
-from .errors import CheckpointError
+from .errors import CheckpointError, DataError
 from .participation import SIZE_TOKENS
 from .sources import DATASETS
 from .supernet import Supernet
@@ -40,18 +40,25 @@ HETEROGENEITY = Path(__file__).resolve().parent.parent / "benchmarks" / "heterog
 def redraw(submodels: int, examples: int, seed: int | None) -> None:
     """Evaluate a fresh sample of every bundled checkpoint and draw it over its stored sweep.
 
-    Stored sweeps of checkpoints that are not bundled are drawn by themselves. Raises `CheckpointError` when there
+    Stored sweeps of checkpoints that are not here, or whose data are not, are drawn by themselves. Raises `CheckpointError` when there
     is no checkpoint at all.
     """
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     if not (names := checkpoints.bundled()):
         folder = checkpoints.BUNDLED_FOLDER
         raise CheckpointError(f"no checkpoint in {folder}: fetch one, or make one with make train NAME=...")
+    drawn = []
     for name in names:
-        _with_fresh_sample(name, submodels, examples, seed)
+        try:
+            _with_fresh_sample(name, submodels, examples, seed)
+            drawn.append(name)
+        except DataError as error:  # a checkpoint may be here, but not its data
+            print(f"{name}: no fresh sample: {error}")
     for path in sorted((plotting.FIGURES / "data").glob("*.jsonl")):
-        if path.stem not in names and (rows := [row for row in read_sweep(path) if row.split == "test"]):
-            print(f"{path.stem}: not bundled (make train NAME={path.stem}); drawn from its {len(rows)} stored rows")
+        if path.stem not in drawn and (rows := _rows(path.stem)):
+            print(
+                f"{path.stem}: drawn from its {len(rows)} stored rows alone (make train NAME={path.stem} makes weights)"
+            )
             _stored(path.stem, rows)
     if all(_rows(name) for name in SETTINGS.values()):
         _save(federated_plots.plot_settings(*stored_settings()), SETTINGS_STEM)

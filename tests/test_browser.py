@@ -99,7 +99,7 @@ def find_browser() -> str:
 
 
 def find_checkpoint() -> str:
-    images = (name for name in bundled() if name.startswith("vit"))
+    images = (name for name in bundled() if name.startswith("vit-small-fashion"))
     name = os.environ.get("RAFFM_TEST_CHECKPOINT") or next(images, None)
     if name is None:
         pytest.skip("no bundled image checkpoint, and RAFFM_TEST_CHECKPOINT is not set")

@@ -58,6 +58,6 @@ def test_shrinkage_is_drawn_for_every_rule_and_round():
     sizes = {"divided by all": torch.linspace(1, 0.1, 8).expand(4, 8), "divided by coverage": torch.ones(4, 8)}
     ax = plot_shrinkage(sizes, (1, 3))
     assert [line.get_label() for line in ax.get_lines()] == [
-        f"{rule}, after {number} rounds" for rule in sizes for number in (1, 3)
+        f"{rule}, after {rounds}" for rule in sizes for rounds in ("1 round", "3 rounds")
     ]
     assert np.allclose(ax.get_lines()[0].get_ydata(), 100 * np.linspace(1, 0.1, 8))

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from federated_helpers import LABELS, learnable_split, make_even_supernet, make_processor, one_thread  # noqa: F401
 
 from raffm_utils import __main__ as commands
 from raffm_utils import checkpoints, data, plotting, recipes, redraw
-from raffm_utils.errors import TrainingError
+from raffm_utils.errors import DataError, TrainingError
 from raffm_utils.space_file import ElasticSpec
 from raffm_utils.sweep_file import read_sweep
 
@@ -101,14 +102,16 @@ def test_wrong_arguments_are_usage_errors(arguments, capsys):
 
 
 def test_sweep_writes_the_ends_and_an_even_spread(project):
-    assert commands.main(["sweep", "tiny", "--submodels", "4", "--examples", "40"]) == 0
+    assert commands.main(["sweep", "tiny", "--submodels", "16", "--examples", "40"]) == 0
     rows, space = read_sweep(project.sweep), make_even_supernet().space
     assert [rows[0].config, rows[1].config] == [space.largest(), space.smallest()]
     assert len(rows) == len({row.config for row in rows})
-    assert 4 <= len(rows) <= 6  # what is drawn may be one of the ends
+    assert 14 <= len(rows) <= 18  # what is drawn may be one of the ends
     assert {(row.checkpoint, row.dataset, row.split, row.examples) for row in rows} == {("tiny", "made_up", "test", 40)}
     between = [row.parameters for row in rows[2:]]
-    assert between == sorted(between)
+    assert between != sorted(between), "in random order: what there is after a stop is of every size"
+    least, most = space.reach("parameters")
+    assert np.histogram(between, bins=4, range=(least, most))[0].min() >= 2
     assert files(project.figures) == {"data/tiny.jsonl"}
 
 
@@ -252,7 +255,7 @@ def test_figures_draw_stored_sweeps_whose_checkpoint_is_not_bundled(project, cap
     plot = plotting.plot_accuracy_vs_parameters
     monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append((r, k)) or plot(r, **k))
     assert commands.main(FIGURES) == 0
-    assert "elsewhere: not bundled" in capsys.readouterr().out
+    assert "elsewhere: drawn from its" in capsys.readouterr().out
     assert f"{(stem := 'elsewhere_performance_vs_params')}.png" in files(project.figures)
     assert "tiny-validation_performance_vs_params.png" not in files(project.figures)
     rows, keywords = drawn[1]
@@ -285,6 +288,20 @@ def test_the_ends_of_a_stored_sweep_are_shown_where_they_were_measured_on_more(p
     assert commands.main(FIGURES) == 0
     assert [drawn[1][size].examples for size in ("full", "smallest")] == [60, 60]
     assert drawn[1]["full"].parameters > drawn[1]["smallest"].parameters
+
+
+def test_figures_of_a_checkpoint_whose_data_are_not_here_are_drawn_from_stored_rows(project, monkeypatch, capsys):
+    assert commands.main(["sweep", "tiny", "--submodels", "3", "--examples", "40"]) == 0
+
+    def load_split(*_, **__):
+        raise DataError("no test split: go online")
+
+    monkeypatch.setattr(data, "load_split", load_split)
+    assert commands.main(FIGURES) == 0
+    printed = capsys.readouterr().out
+    assert "tiny: no fresh sample: no test split: go online" in printed
+    assert "tiny: drawn from its" in printed
+    assert "tiny_performance_vs_params.png" in files(project.figures)
 
 
 def test_figures_lay_two_settings_over_each_other_and_show_what_heterogeneity_costs(project, monkeypatch, capsys):

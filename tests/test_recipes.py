@@ -98,7 +98,7 @@ def test_training_writes_a_checkpoint_that_loads_back(tiny, capsys):
     assert recipes.train("tiny", tiny.folder) == tiny.folder
     owned = [len(part) for part in partition(learnable_split(240, 1).labels, 8, 0.5, 0)]
     macs = sum(c.macs for n in range(3) for c in count_round(make_even_supernet(), TINY.recipe, n, owned))
-    assert f"clients have to compute {macs / 1e15:,.1f} P MACs" in capsys.readouterr().out
+    assert f"clients have to compute {macs / 1e12:,.1f} T MACs" in capsys.readouterr().out
     supernet = Supernet.from_pretrained(tiny.folder)
     assert supernet.name == "tiny"
     assert supernet.space == make_even_supernet().space
