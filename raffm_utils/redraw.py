@@ -40,8 +40,8 @@ HETEROGENEITY = Path(__file__).resolve().parent.parent / "benchmarks" / "heterog
 def redraw(submodels: int, examples: int, seed: int | None) -> None:
     """Evaluate a fresh sample of every bundled checkpoint and draw it over its stored sweep.
 
-    Stored sweeps of checkpoints that are not here, or whose data are not, are drawn by themselves. Raises `CheckpointError` when there
-    is no checkpoint at all.
+    Stored sweeps of checkpoints that are not here, or whose data are not, are drawn by themselves. Raises
+    `CheckpointError` when there is no checkpoint at all.
     """
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     if not (names := checkpoints.bundled()):
