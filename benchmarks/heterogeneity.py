@@ -19,6 +19,7 @@ import numpy as np
 
 from raffm_utils import Supernet, evaluate, load_split
 from raffm_utils.federated import Recipe
+from raffm_utils.ffn_means import keep_ffn_means
 from raffm_utils.heads import fit_head
 from raffm_utils.participation import near_share, partition
 from raffm_utils.principal import concentrate
@@ -80,6 +81,7 @@ def main() -> None:
     )
     supernet.model.set_attn_implementation("eager")
     concentrate(supernet, validation.subset(range(400)))
+    keep_ffn_means(supernet, validation.subset(range(400)))
     fit_head(supernet, train.subset(range(len(train) // 10)))
     begin = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -1,7 +1,6 @@
 """The named checkpoints that this project trains: how each is made, from the foundation model on."""
 
 import importlib.metadata
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,15 @@ from typing import Any
 import torch
 
 from . import checkpoints, foundations
+from .checkpoint_card import checkpoint_card
 from .data import SPLIT_SEED, Split, load_split
 from .errors import TrainingError
 from .evaluation import Evaluation, evaluate
 from .families import FAMILIES
 from .federated import Recipe
+from .ffn_means import keep_ffn_means
 from .heads import calibrate_head, fit_head
-from .participation import SIZE_TOKENS, partition
+from .participation import partition
 from .principal import concentrate
 from .simulation import run
 from .space_file import PER_HEAD, ElasticSpec
@@ -38,6 +39,7 @@ class Named:
     recipe: Recipe
     image_size: int | None = None
     head_scale: float = 8.0  # of the classifier that training starts from, see `fit_head`
+    keep_means: bool = False  # whether narrowed FFNs keep the mean of their output, see `keep_ffn_means`
     calibrated: bool = False  # whether the classifier is scaled at the end, see `calibrate_head`
 
 
@@ -72,12 +74,12 @@ BERT_MINI: dict[str, Any] = {
 }
 CIFAR_LARGE = Recipe(
     setting="large",
-    rounds=56,
+    rounds=44,
     batch_size=16,
     learning_rate=1e-4,
     final_learning_rate_share=0.1,
-    cosine_rounds=56,
-    cooldown_rounds=10,
+    cosine_rounds=44,
+    cooldown_rounds=8,
     server_momentum=0.5,
     average_rounds=6,
     horizontal_flip=True,
@@ -88,9 +90,10 @@ CIFAR_LARGE = Recipe(
 CIFAR: dict[str, Any] = {
     "foundation": "dinov2-small",
     "image_size": 70,
-    "attention": tuple(range(384, 167, -24)),
+    "attention": tuple(range(384, 191, -24)),
     "ffn": tuple(range(1536, 767, -128)),
-    "hidden": tuple(range(384, 311, -24)),
+    "hidden": (384, 360),
+    "keep_means": True,
 }
 RECIPES = {
     "vit-small-fashion-mnist-large-budget": Named(
@@ -129,7 +132,10 @@ def train(name: str, folder: Path | None = None) -> Path:
     print(f"clients have to compute {_work(supernet, train_split, named.recipe) / 1e12:,.1f} T MACs in all")
     # the fused kernel is slower than plain products for so few tokens, above all backwards
     supernet.model.set_attn_implementation("eager")
-    concentrate(supernet, validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation)))))
+    few = validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation))))
+    concentrate(supernet, few)
+    if named.keep_means:
+        keep_ffn_means(supernet, few)
     one_round = len(train_split) // named.recipe.clients * named.recipe.participants
     fit_head(supernet, train_split.subset(range(one_round)), named.head_scale)
     rows = run(
@@ -153,7 +159,9 @@ def train(name: str, folder: Path | None = None) -> Path:
     provenance["accuracy"] = {size: _describe(result, "test") for size, result in measured.items()}
     provenance["last_round"] = rows[-1]
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
-    (folder / "README.md").write_text(_card(name, named, supernet, measured), encoding="utf-8")
+    (folder / "README.md").write_text(
+        checkpoint_card(name, _provenance(named), named.recipe, supernet, measured), encoding="utf-8"
+    )
     return folder
 
 
@@ -192,35 +200,3 @@ def _provenance(named: Named) -> dict[str, Any]:
 
 def _describe(result: Evaluation, split: str) -> dict[str, Any]:
     return {"split": split, **{k: v for k, v in asdict(result).items() if k != "examples_per_second"}}
-
-
-def _card(name: str, named: Named, supernet: Supernet, measured: dict[str, Evaluation]) -> str:
-    recipe, space = named.recipe, supernet.space
-    of = "" if supernet.family.is_image else f" of {SIZE_TOKENS} tokens"
-    lines = [
-        "---",
-        "license: apache-2.0",
-        "library_name: transformers",
-        f"datasets: [{named.dataset}]",
-        "---",
-        f"# {name}",
-        "",
-        f"A scalable (super) network: {space.count():,} submodels can be cut from it and used as they are.",
-        "",
-        f"Foundation model: {_provenance(named)['foundation_model']}.",
-        f"Trained on {named.dataset} by {recipe.clients} simulated clients,",
-        f"{recipe.participants} a round, {recipe.rounds} rounds, system setting *{recipe.setting}*, "
-        + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
-        "",
-        f"| network | parameters | without embeddings | MACs{of} "
-        "| test accuracy | 95 % interval | macro-F1 | examples |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for size, config in (("full", space.largest()), ("smallest", space.smallest())):
-        cost, result = supernet.cost(config, SIZE_TOKENS), measured[size]
-        lines.append(
-            f"| {size} | {cost.parameters:,} | {cost.encoder_parameters:,} | {cost.macs:,} | {result.accuracy:.2%} | "
-            f"{result.low:.2%} to {result.high:.2%} | {result.f1:.2%} | {result.examples:,} |"
-        )
-    lines += ["", f"Made by `make train NAME={name}`, with this recipe:", "", "```json"]
-    return "\n".join([*lines, json.dumps(asdict(recipe), indent=1), "```", ""])
