@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .plotting import AXIS_LABELS, BLUE, GREEN, ORANGE, PURPLE, VERMILION, Measured, new_axes, plot_intervals
+from .plotting import (
+    AXIS_LABELS,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    Measured,
+    label_axes,
+    new_axes,
+    plot_intervals,
+)
 from .sweep_file import SweepRow
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ def plot_rounds(rows: Sequence[Mapping[str, Any]], ax: "Axes | None" = None) -> 
         marker, colour = _SIZES[size]
         numbers, accuracy = [row["round"] for row in rows], [100 * row[size] for row in rows]
         ax.plot(numbers, accuracy, marker=marker, color=colour, label=size, markersize=5)
-    _finish(ax, "Round", "Validation accuracy (%)")
+    label_axes(ax, "Round", "Validation accuracy (%)")
     ax.legend(fontsize=9)
     return ax
 
@@ -55,7 +66,7 @@ def plot_settings(
         if points := (ends or {}).get(name):
             text = f"{name}: on {points[0].examples:,} each"
             plot_intervals(points, ax, metric=metric, label=text, marker=marker, colour=colour)
-    _finish(ax, AXIS_LABELS[metric], "Test accuracy (%), with 95% intervals")
+    label_axes(ax, AXIS_LABELS[metric], "Test accuracy (%), with 95% intervals")
     ax.legend(fontsize=9, loc="lower right")
     return ax
 
@@ -86,8 +97,8 @@ def plot_heterogeneity(
         megabytes = [np.mean(results[name][key]) / 1e6 for name in names]
         axes[1].barh(places + shift, megabytes, 0.26, color=colour, label=key.replace("bytes_", ""))
     axes[0].set_yticks(places, names)
-    _finish(axes[0], "Test accuracy (%), with 95% intervals", "")
-    _finish(axes[1], "MB a round, all ten clients together", "")
+    label_axes(axes[0], "Test accuracy (%), with 95% intervals", "")
+    label_axes(axes[1], "MB a round, all ten clients together", "")
     for ax in axes:
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return axes
@@ -104,14 +115,7 @@ def plot_shrinkage(sizes: Mapping[str, torch.Tensor], rounds: Sequence[int], ax:
             label = f"{rule}, after {number} round{'s' if number > 1 else ''}"
             # later rounds thinner, so that lines that lie on each other are all seen
             ax.plot(100 * table[number].numpy(), color=colour, linewidth=4 - 3 * place / len(rounds), label=label)
-    _finish(ax, "FFN neuron of the first layer, the most important first", "Size of its weights (% of the start)")
+    label_axes(ax, "FFN neuron of the first layer, the most important first", "Size of its weights (% of the start)")
     ax.set_ylim(0, 108)
     ax.legend(fontsize=9)
     return ax
-
-
-def _finish(ax: "Axes", across: str, up: str) -> None:
-    ax.set_axisbelow(True)
-    ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
-    ax.set_xlabel(across, fontsize=11)
-    ax.set_ylabel(up, fontsize=11)

@@ -144,6 +144,14 @@ def new_axes(size: tuple[float, float]) -> "Axes":
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
+def label_axes(ax: "Axes", across: str, up: str) -> None:
+    """Labels, and a grid behind all that is drawn."""
+    ax.set_axisbelow(True)
+    ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
+    ax.set_xlabel(across, fontsize=11)
+    ax.set_ylabel(up, fontsize=11)
+
+
 def _millions(point: Measured, metric: str) -> float:
     value = getattr(point, metric)
     if value is None:

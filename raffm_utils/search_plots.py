@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .plotting import AXIS_LABELS, BLUE, VERMILION, new_axes
+from .plotting import AXIS_LABELS, BLUE, VERMILION, label_axes, new_axes
 from .predictor import HeldOut
 from .search import FrontPoint
 from .sweep_file import SweepRow
@@ -40,7 +40,7 @@ def plot_pareto(
         if part:
             x, y = [cost[number] for number in part], [accuracy[number] for number in part]
             ax.scatter(x, y, s=30, color=face, edgecolors=BLUE, zorder=4, label=text or None)
-    _finish(ax, across_label, "Accuracy (%)")
+    label_axes(ax, across_label, "Accuracy (%)")
     ax.legend(loc="lower right", fontsize=9)
     return ax
 
@@ -71,13 +71,6 @@ def plot_predicted(held_out: HeldOut, ax: "Axes | None" = None) -> "Axes":
     ax.plot(ends, ends, color="#404040", linestyle="--", linewidth=1, zorder=1)
     title = f"RMSE {100 * held_out.rmse:.2f} points, Kendall tau {held_out.kendall_tau:.2f}"
     ax.set_title(f"{title}, {held_out.coverage:.0%} covered", fontsize=11)
-    _finish(ax, "Measured accuracy (%)", "Predicted accuracy, submodel held out (%)")
+    label_axes(ax, "Measured accuracy (%)", "Predicted accuracy, submodel held out (%)")
     ax.legend(loc="upper left", fontsize=9)
     return ax
-
-
-def _finish(ax: "Axes", across: str, up: str) -> None:
-    ax.set_axisbelow(True)
-    ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
-    ax.set_xlabel(across, fontsize=11)
-    ax.set_ylabel(up, fontsize=11)
