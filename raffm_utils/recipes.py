@@ -87,6 +87,9 @@ CIFAR_LARGE = Recipe(
     patch_share=0.5,
     autocast=False,
 )
+CIFAR_SMALL = replace(
+    CIFAR_LARGE, setting="small", full_participant=True, rounds=40, cosine_rounds=56, cooldown_rounds=16
+)
 CIFAR: dict[str, Any] = {
     "foundation": "dinov2-small",
     "image_size": 70,
@@ -106,9 +109,7 @@ RECIPES = {
         recipe=Recipe(setting="large", horizontal_flip=True),
     ),
     "vit-small-cifar10-large-budget": Named("cifar10", recipe=CIFAR_LARGE, **CIFAR),
-    "vit-small-cifar10-small-budget": Named(
-        "cifar10", recipe=replace(CIFAR_LARGE, setting="small", full_participant=True), **CIFAR
-    ),
+    "vit-small-cifar10-small-budget": Named("cifar10", recipe=CIFAR_SMALL, **CIFAR),
     "vit-small-cifar100-large-budget": Named("cifar100", recipe=CIFAR_LARGE, **CIFAR),
     "bert-mini-movie-reviews-small-budget": Named("movie_reviews", recipe=SMALL_TEXT, **BERT_MINI),
     # the hub has all 67,349 phrases: a client would have nine times as much to do in one round
