@@ -15,17 +15,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from raffm_utils import Supernet, evaluate, load_split
 from raffm_utils.federated import Recipe
-from raffm_utils.ffn_means import keep_ffn_means
-from raffm_utils.heads import fit_head
-from raffm_utils.participation import near_share, partition
-from raffm_utils.principal import concentrate
-from raffm_utils.recipes import RECIPES, Named, start
+from raffm_utils.participation import ends
+from raffm_utils.recipes import RECIPES, Named, align, start
 from raffm_utils.simulation import run
-from raffm_utils.traffic import count_round
+from raffm_utils.traffic import count_run
 
 RESULTS, RUNS = Path(__file__).with_suffix(".json"), Path(__file__).resolve().parent.parent / "runs" / "heterogeneity"
 NAMED: Named = replace(RECIPES["vit-small-cifar10-large-budget"], dataset="fashion_mnist", image_size=42)
@@ -50,13 +45,10 @@ def measure(supernet: Supernet, recipe: Recipe, folder: Path, test: Any, train: 
     begin = time.perf_counter()
     rows = run(supernet, train, validation, recipe, folder)
     seconds = round(time.perf_counter() - begin)
-    shards = [len(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
-    counted = [count_round(supernet, recipe, number, shards) for number in range(recipe.rounds)]
+    counted = count_run(supernet, recipe, train.labels)
     clients = [cost for costs in counted for cost in costs]
-    space, half = supernet.space, near_share(supernet, 0.5, "parameters", np.random.default_rng(0))
-    configs = {"full": space.largest(), "half": half, "smallest": space.smallest()}
     accuracy = {}
-    for size, config in configs.items():
+    for size, config in ends(supernet).items():
         result = asdict(evaluate(supernet.extract(config), test))
         del result["examples_per_second"]
         accuracy[size] = {"parameters": supernet.cost(config).parameters, **result}
@@ -79,10 +71,7 @@ def main() -> None:
     train, validation, test = (
         load_split(NAMED.dataset, split, processor=processor) for split in ("train", "validation", "test")
     )
-    supernet.model.set_attn_implementation("eager")
-    concentrate(supernet, validation.subset(range(400)))
-    keep_ffn_means(supernet, validation.subset(range(400)))
-    fit_head(supernet, train.subset(range(len(train) // 10)))
+    align(NAMED, supernet, train, validation)
     begin = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for skew in SKEWS:

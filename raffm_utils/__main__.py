@@ -8,7 +8,7 @@ import numpy as np
 
 from .budget import LATENCY, METRICS, PEAK, Budget
 from .errors import RaffmError
-from .participation import SIZE_TOKENS, near_share
+from .participation import SIZE_TOKENS, ends
 from .redraw import redraw
 
 
@@ -46,10 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "figures":
             redraw(options.submodels, options.examples, options.seed)
         elif options.command == "sweep":
-            if options.ends:
-                measure_ends(options.name, options.split)
-            else:
-                sweep_checkpoint(options.name, options.submodels, options.examples, options.split)
+            examples = None if options.ends else options.examples
+            sweep_checkpoint(options.name, None if options.ends else options.submodels, examples, options.split)
         elif options.command == "deploy":
             limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in (*METRICS, LATENCY, PEAK)}
             budget = Budget(**limits, tokens=options.tokens)
@@ -72,8 +70,8 @@ def _amount(text: str) -> float:
     return float(text.rstrip("KMGkmg")) * factors.get(text[-1:].upper(), 1)
 
 
-def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed: int = 0) -> None:
-    """Evaluate many submodels, and the two ends of the space, into `figures/data/`.
+def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, split: str, seed: int = 0) -> None:
+    """Evaluate many submodels, and the two ends of the space, into `figures/data/`; without a number, ends and half.
 
     On test they are spread evenly over size, as the figures show them, and measured in random order, so that a sweep
     that is stopped has some of every size; on validation they are spread over all widths, which is what a predictor
@@ -84,34 +82,23 @@ def sweep_checkpoint(name: str, submodels: int, examples: int, split: str, seed:
     from .plotting import FIGURES
     from .predictor import spread_over_widths
     from .supernet import Supernet
-
-    supernet = Supernet.from_pretrained(name)
-    space = supernet.space
-    data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
-    rng = np.random.default_rng(seed)
-    if split == "validation":
-        spread = spread_over_widths(space, submodels, rng)
-    else:
-        spread = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
-        spread = [spread[place] for place in rng.permutation(submodels)]
-    path = FIGURES / "data" / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
-    sweep(supernet, [space.largest(), space.smallest(), *spread], data, path, tokens=SIZE_TOKENS, seed=seed)
-
-
-def measure_ends(name: str, split: str) -> None:
-    """Evaluate the full network, one of half its size and the smallest on a whole split, into `figures/data/ends/`."""
-    from .data import load_split
-    from .evaluation import sweep
-    from .plotting import FIGURES
-    from .supernet import Supernet
     from .sweep_file import ENDS
 
     supernet = Supernet.from_pretrained(name)
     space = supernet.space
-    half = near_share(supernet, 0.5, supernet.family.size_metric, np.random.default_rng(0))
-    data = load_split(supernet.spec.dataset, split, processor=supernet.processor)
-    path = FIGURES / "data" / ENDS / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
-    for row in sweep(supernet, [space.largest(), half, space.smallest()], data, path, tokens=SIZE_TOKENS, seed=0):
+    data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
+    rng, folder = np.random.default_rng(seed), FIGURES / "data"
+    spread = [space.largest(), space.smallest()]
+    if submodels is None:
+        spread, folder = list(ends(supernet).values()), folder / ENDS
+    elif split == "validation":
+        spread += spread_over_widths(space, submodels, rng)
+    else:
+        drawn = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
+        spread += [drawn[place] for place in rng.permutation(submodels)]
+    path = folder / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
+    rows = sweep(supernet, spread, data, path, tokens=SIZE_TOKENS, seed=seed)
+    for row in rows if submodels is None else ():
         size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
         print(f"{size}: {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of {row.examples:,} {split} examples")
 

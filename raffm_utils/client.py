@@ -39,37 +39,35 @@ def local_update(
     The model stays in eval mode: dropout would draw from the global generator and make runs unrepeatable.
     """
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p], "share": rate_share(model, name, recipe.full_rate_rms)}
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    ]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups = [{"params": [p], "share": rate_share(model, name, recipe.full_rate_rms)} for name, p in trained.items()]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
     counts = _label_counts(data)
     balance = len(data) / counts.count_nonzero() / counts.clamp(min=1) if recipe.balance_labels else None
     total, steps = 0.0, 0
-    for _ in range(recipe.local_epochs):
-        order = torch.randperm(len(data), generator=generator)
-        if recipe.local_steps is not None:
-            order = order[: recipe.local_steps * recipe.batch_size]
-        order = data.grouped(order, recipe.batch_size)
-        for inputs, labels in data.batches(recipe.batch_size, order):
-            for group in optimizer.param_groups:
-                group["lr"] = group["share"] * learning_rate * min(1.0, (steps + 1) / max(1, recipe.local_warmup_steps))
-            if recipe.horizontal_flip:
-                flip = torch.rand(len(labels), generator=generator) < 0.5
-                inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
-            autocast = torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast)
-            with autocast, fewer_patches(model, patches, generator):
-                logits = model(**inputs).logits
-            # not the "mean" of torch, which divides by the weights of the batch: a rare label alone would count as one
-            loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            total, steps = total + float(loss.detach()), steps + 1
+    with fewer_patches(model, patches, generator):
+        for _ in range(recipe.local_epochs):
+            order = torch.randperm(len(data), generator=generator)
+            if recipe.local_steps is not None:
+                order = order[: recipe.local_steps * recipe.batch_size]
+            order = data.grouped(order, recipe.batch_size)
+            for inputs, labels in data.batches(recipe.batch_size, order):
+                for group in optimizer.param_groups:
+                    group["lr"] = (
+                        group["share"] * learning_rate * min(1.0, (steps + 1) / max(1, recipe.local_warmup_steps))
+                    )
+                if recipe.horizontal_flip:
+                    flip = torch.rand(len(labels), generator=generator) < 0.5
+                    inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
+                with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
+                    logits = model(**inputs).logits
+                # not torch's "mean", which divides by the weights of the batch: a rare label alone would count as one
+                loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained.values(), recipe.gradient_clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                total, steps = total + float(loss.detach()), steps + 1
     state = {n: p.detach() for n, p in model.named_parameters()}
     return Update(config, state, len(data), total / max(steps, 1), client_weight(data, recipe))
 

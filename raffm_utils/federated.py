@@ -20,43 +20,49 @@ WEIGHTINGS: Mapping[str, Callable[[torch.Tensor], float]] = {
     "examples": lambda counts: float(counts.sum()),
     "impurity": lambda counts: float(counts.sum() - counts.square().sum() / counts.sum()),
 }
-# (weights of the clients that covered an entry, weights of all) -> what the sum of changes is divided by
-DIVISORS: Mapping[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
-    "coverage": lambda count, whole: count,
-    "even_noise": lambda count, whole: (count * whole).sqrt(),
+# (sum of changes, weights of the clients that covered an entry, of all clients now, of an average round, the entry)
+RULES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float, float, torch.Tensor], torch.Tensor]] = {
+    "coverage": lambda total, count, present, expected, old: total / count,
+    "even_noise": lambda total, count, present, expected, old: total / (count * expected).sqrt(),
+    "all": lambda total, count, present, expected, old: (total - (present - count) * old) / present,
 }
-DIVIDE_ALL = "all"
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All choices of a federated run; two runs of one recipe give the same weights, bit for bit.
 
-    `dirichlet` is the concentration of the label skew between clients, None for IID shards. In the first
-    `shrink_rounds` rounds the smallest width drawn falls from the full network to the smallest submodel; devices that
-    cannot train networks of the present size wait. With `full_participant`, one client a round trains the whole network
-    whatever its device, as published. `sized_by` is the cost whose share of the full network's is held against a
-    device's cap: for text "macs", since look-up tables weigh most and cost nothing. The learning rate follows a cosine
-    down to `final_learning_rate_share` over `cosine_rounds`, and in the last `cooldown_rounds` of the run also falls
-    linearly to 0. The first `local_warmup_steps` of every local training rise linearly to the learning rate: a fresh
-    Adam takes its largest steps first. `weighting` says how much a client counts in the average: "clients" all alike,
-    "examples" by how many it has, "impurity" by these times the Gini impurity of its labels, so that a client with
-    hardly more than one label, which can teach little but its skew, counts little. `divide` says by what the sum of
-    their changes is divided: "coverage" by the weight of those that have the entry, "even_noise" by the geometric mean
-    of that and the weight of an average round, so that an entry that one client covers is no noisier than one that all
-    cover. "all" is the published rule, for comparison: the sum of the weights themselves is divided by all clients, as
-    if those without the entry had sent 0, which shrinks it. With `submodels` off every client trains the whole network,
-    whatever its device. With `balance_labels` the labels that a client has count alike in its loss, however many
-    examples each has, so that skewed labels do not teach the network the skew. In each local epoch a client trains on
-    at most `local_steps` batches of its data, drawn anew every time. The network that a run ends with is the mean over
-    its last `average_rounds` rounds, which is calmer than any one of them. `freeze_tables` leaves look-up tables
-    (words, positions) as they were pre-trained: for text that is half of the parameters, with no gradient, no optimizer
-    state and no traffic. Where `full_rate_rms` is given, a module whose weights have a root mean square below it learns
-    slower in proportion: Adam takes steps of one size, which would wipe out matrices that a folded LayerScale has made
-    small (relative steps, as in Adafactor, Shazeer & Stern 2018). With `patch_share` below 1 clients see that share of
-    an image's patches, drawn anew for every image (PatchDropout, Liu et al. 2022), and all of them in the cooldown:
-    about as much less to compute. `autocast` computes in bfloat16 where the processor has it; there the last digits
-    differ from a processor without.
+    - `setting`: the system setting, see `participation`. With `full_participant`, one client a round trains the whole
+      network whatever its device, as published; with `submodels` off all do.
+    - `sized_by`: the cost whose share of the full network's is held against a device's cap: for text "macs", since
+      look-up tables weigh most and cost nothing.
+    - `shrink_rounds`: in so many rounds the smallest width drawn falls from the full network to the smallest submodel;
+      devices that cannot train networks of the present size wait.
+    - `dirichlet`: concentration of the label skew between clients, None for IID shards.
+    - `local_steps`: in each local epoch a client trains on at most so many batches of its data, drawn anew every time.
+    - `learning_rate`: follows a cosine down to `final_learning_rate_share` over `cosine_rounds`, and in the last
+      `cooldown_rounds` of the run also falls linearly to 0. The first `local_warmup_steps` of every local training rise
+      to it: a fresh Adam takes its largest steps first.
+    - `full_rate_rms`: a module whose weights have a root mean square below it learns slower in proportion: Adam takes
+      steps of one size, which would wipe out matrices that a folded LayerScale has made small (relative steps, as in
+      Adafactor, Shazeer & Stern 2018).
+    - `patch_share`: clients see that share of an image's patches, drawn anew for every image (PatchDropout, Liu et al.
+      2022), and all of them in the cooldown: about as much less to compute.
+    - `weighting`: how much a client counts in the average: "clients" all alike, "examples" by how many it has,
+      "impurity" by these times the Gini impurity of its labels, so that a client with hardly more than one label, which
+      can teach little but its skew, counts little.
+    - `divide`: what the sum of changes is divided by: "coverage" the weight of the clients that have the entry;
+      "even_noise" the geometric mean of that and the weight of an average round, so that an entry that one client
+      covers is no noisier than one that all cover. "all" is the published rule, for comparison: the sum of the weights
+      themselves is divided by all clients, as if those without the entry had sent 0, which shrinks it.
+    - `balance_labels`: the labels that a client has count alike in its loss, however many examples each has, so that
+      skewed labels do not teach the network the skew.
+    - `freeze_tables`: look-up tables (words, positions) stay as they were pre-trained: for text that is half of the
+      parameters, with no gradient, no optimizer state and no traffic.
+    - `average_rounds`: the network that a run ends with is the mean over so many last rounds, which is calmer than any
+      one of them.
+    - `autocast`: computes in bfloat16 where the processor has it; there the last digits differ from a processor
+      without.
     """
 
     setting: str = "large"
@@ -97,8 +103,8 @@ class Recipe:
                 raise TrainingError(f"{name}={value}: give at least 1")
         if self.weighting not in WEIGHTINGS:
             raise TrainingError(f"weighting={self.weighting!r}: give one of {', '.join(WEIGHTINGS)}")
-        if self.divide not in (rules := (*DIVISORS, DIVIDE_ALL)):
-            raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(rules)}")
+        if self.divide not in RULES:
+            raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(RULES)}")
         if not 0 < self.patch_share <= 1:
             raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
         if self.full_rate_rms is not None and not self.full_rate_rms > 0:
@@ -151,7 +157,7 @@ def aggregate(
     """
     change, coverage = {}, {}
     present = sum(update.weight for update in updates)
-    whole = present if expected_weight is None else expected_weight
+    expected = present if expected_weight is None else expected_weight
     for p in parameters:
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:
@@ -159,10 +165,6 @@ def aggregate(
             part = p.region(total, widths, heads)
             part += update.weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
             p.region(count, widths, heads).add_(update.weight)
-        if divide == DIVIDE_ALL:
-            mean = (total - (present - count) * state[p.name]) / max(present, 1e-12)
-        else:
-            mean = total / DIVISORS[divide](count, whole)
-        change[p.name] = torch.where(count > 0, mean, 0)
+        change[p.name] = torch.where(count > 0, RULES[divide](total, count, present, expected, state[p.name]), 0)
         coverage[p.name] = count
     return change, coverage

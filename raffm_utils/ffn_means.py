@@ -9,7 +9,8 @@ from transformers.activations import ACT2FN
 
 from .data import Split
 from .families import Axis, Use
-from .supernet import Supernet
+from .principal import hooks
+from .supernet import Group, Supernet
 
 CONSTANT = 3.0  # what a helper puts into the activation function, whatever its input
 
@@ -25,10 +26,14 @@ def keep_ffn_means(supernet: Supernet, data: Split) -> None:
     varied. `data` are a few hundred examples.
     """
     layers = [_layer(supernet, layer) for layer in range(supernet.layers)]
+    scores: dict[Group, torch.Tensor] = {}
     config = supernet.model.config
     constant = float(ACT2FN[getattr(config, "hidden_act", None) or config.activation](torch.tensor(CONSTANT)))
-    moments = _moments(supernet, [second for _, second in layers], data)
-    for (first, second), (mean, variance), choices in zip(layers, moments, supernet.space.ffn, strict=True):
+    moments = _moments(supernet, [name for _, name in layers], data)
+    for layer, (names, (mean, variance), choices) in enumerate(zip(layers, moments, supernet.space.ffn, strict=True)):
+        first, second = (supernet.model.get_submodule(name) for name in names)
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
         steps = list(pairwise(sorted(choices)))
         order = (variance.sqrt() * second.weight.norm(dim=0)).argsort(descending=True)
         varying, helpers = order[: len(order) - len(steps)], order[len(order) - len(steps) :]
@@ -43,45 +48,29 @@ def keep_ffn_means(supernet: Supernet, data: Split) -> None:
             second.weight[:, helper] = -shift / constant
             layout += [part, helper[None]]
             taken += len(part)
-        _permute(first, second, torch.cat(layout))
+        scores[Axis.FFN, layer, None] = torch.cat(layout).argsort().neg().float()  # the first has the highest
+    supernet.reorder(scores)
 
 
-def _permute(first: nn.Linear, second: nn.Linear, order: torch.Tensor) -> None:
-    first.weight.copy_(first.weight[order])
-    first.bias.copy_(first.bias[order])
-    second.weight.copy_(second.weight[:, order])
-
-
-def _layer(supernet: Supernet, layer: int) -> tuple[nn.Linear, nn.Linear]:
-    """The two linear maps around the neurons of a layer."""
+def _layer(supernet: Supernet, layer: int) -> tuple[str, str]:
+    """Names of the two linear maps around the neurons of a layer."""
     inside = [p for p in supernet.parameters if p.layer == layer and p.use is not Use.NEVER and Axis.FFN in p.axes]
-    names = [next(p.name for p in inside if p.axes[place] is Axis.FFN and len(p.axes) == 2) for place in (0, 1)]
-    first, second = (supernet.model.get_submodule(name.rpartition(".")[0]) for name in names)
-    assert isinstance(first, nn.Linear)
-    assert isinstance(second, nn.Linear)
-    return first, second
+    first, second = (next(p.name for p in inside if len(p.axes) == 2 and p.axes[place] is Axis.FFN) for place in (0, 1))
+    return first.rpartition(".")[0], second.rpartition(".")[0]
 
 
-def _moments(supernet: Supernet, modules: Sequence[nn.Linear], data: Split) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and variance of every neuron, over all tokens of all examples."""
-    sums = [[torch.zeros(module.in_features, dtype=torch.float64) for _ in range(2)] for module in modules]
-    counts = [0] * len(modules)
+def _moments(supernet: Supernet, modules: Sequence[str], data: Split) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Mean and variance of all that every module takes in, over all tokens of all examples."""
+    sums = {module: torch.zeros(3, 1, dtype=torch.float64) for module in modules}
 
-    def watch(place: int, values: torch.Tensor) -> None:
+    def add(module: str, values: torch.Tensor) -> None:
         rows = values.flatten(0, -2).double()
-        sums[place][0] += rows.sum(0)
-        sums[place][1] += rows.square().sum(0)
-        counts[place] += len(rows)
+        sums[module] = sums[module] + torch.stack([torch.ones_like(rows).sum(0), rows.sum(0), rows.square().sum(0)])
 
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, place=place: watch(place, inputs[0]))
-        for place, module in enumerate(modules)
-    ]
-    try:
+    with hooks(supernet) as watch:
+        for module in modules:
+            watch(module, lambda x, y, module=module: add(module, x))  # type: ignore[misc]
         for inputs, _ in data.batches(100):
             supernet.model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = [(total / count, square / count) for (total, square), count in zip(sums, counts, strict=True)]
-    return [(mean.float(), (square - mean.square()).clamp(min=0).float()) for mean, square in found]
+    moments = [(total / count, square / count) for count, total, square in sums.values()]
+    return [(mean.float(), (square - mean.square()).clamp(min=0).float()) for mean, square in moments]

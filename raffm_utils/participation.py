@@ -89,6 +89,12 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     return plan
 
 
+def ends(supernet: Supernet) -> dict[str, SubmodelConfig]:
+    """What a scalable checkpoint is judged by: the full network, the same random one of half its size, the smallest."""
+    half = near_share(supernet, 0.5, supernet.family.size_metric, np.random.default_rng(0))
+    return {"full": supernet.space.largest(), "half": half, "smallest": supernet.space.smallest()}
+
+
 def near_share(supernet: Supernet, size: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
     """A random submodel of about `size` (share of the full network's cost) and not above it."""
     space = supernet.space

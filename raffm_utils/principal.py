@@ -106,7 +106,7 @@ def _moments(supernet: Supernet, data: Split) -> Moments:
     def add(name: str, value: torch.Tensor) -> None:
         found[name] = found.get(name, torch.zeros(())) + value / len(data)
 
-    with _hooks(supernet) as watch:
+    with hooks(supernet) as watch:
         for name in _norms(supernet):
             watch(name, lambda x, y, name=name: add(name, _outer(y)))  # type: ignore[misc]
         for name in {_heads_input(supernet, layer) for layer in range(supernet.layers)} - {*_norms(supernet)}:
@@ -141,7 +141,8 @@ def _outer(values: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _hooks(supernet: Supernet) -> Iterator[Callable[[str, Watch], None]]:
+def hooks(supernet: Supernet) -> Iterator[Callable[[str, Watch], None]]:
+    """For a while, let functions see what named modules take in and put out."""
     handles = []
 
     def watch(module: str, function: Watch) -> None:

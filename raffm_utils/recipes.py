@@ -16,12 +16,11 @@ from .families import FAMILIES
 from .federated import Recipe
 from .ffn_means import keep_ffn_means
 from .heads import calibrate_head, fit_head
-from .participation import partition
 from .principal import concentrate
 from .simulation import run
 from .space_file import PER_HEAD, ElasticSpec
 from .supernet import Supernet
-from .traffic import count_round
+from .traffic import count_run
 
 RUNS_FOLDER = Path(__file__).resolve().parent.parent / "runs"
 CALIBRATION_EXAMPLES, ROUND_EXAMPLES = 400, 300
@@ -130,15 +129,9 @@ def train(name: str, folder: Path | None = None) -> Path:
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
     print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
-    print(f"clients have to compute {_work(supernet, train_split, named.recipe) / 1e12:,.1f} T MACs in all")
-    # the fused kernel is slower than plain products for so few tokens, above all backwards
-    supernet.model.set_attn_implementation("eager")
-    few = validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation))))
-    concentrate(supernet, few)
-    if named.keep_means:
-        keep_ffn_means(supernet, few)
-    one_round = len(train_split) // named.recipe.clients * named.recipe.participants
-    fit_head(supernet, train_split.subset(range(one_round)), named.head_scale)
+    work = sum(cost.macs for costs in count_run(supernet, named.recipe, train_split.labels) for cost in costs)
+    print(f"clients have to compute {work / 1e12:,.1f} T MACs in all")
+    align(named, supernet, train_split, validation)
     rows = run(
         supernet,
         train_split,
@@ -166,11 +159,16 @@ def train(name: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def _work(supernet: Supernet, train: Split, recipe: Recipe) -> int:
-    """The MACs of all clients in all rounds."""
-    owned = [len(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
-    rounds = range(recipe.rounds)
-    return sum(cost.macs for number in rounds for cost in count_round(supernet, recipe, number, owned))
+def align(named: Named, supernet: Supernet, train: Split, validation: Split) -> None:
+    """Order the axes of a foundation model and fit its classifier, in place: where federated training starts from."""
+    # the fused kernel is slower than plain products for so few tokens, above all backwards
+    supernet.model.set_attn_implementation("eager")
+    few = validation.subset(range(min(CALIBRATION_EXAMPLES, len(validation))))
+    concentrate(supernet, few)
+    if named.keep_means:
+        keep_ffn_means(supernet, few)
+    one_round = len(train) // named.recipe.clients * named.recipe.participants
+    fit_head(supernet, train.subset(range(one_round)), named.head_scale)
 
 
 def start(named: Named) -> tuple[Supernet, Any]:

@@ -127,7 +127,10 @@ def _draw(
 
 
 def _save(ax: "Axes", stem: str) -> None:
+    from matplotlib import pyplot
+
     figure = ax.get_figure(root=True)
     assert figure is not None
     for path in plotting.save_figure(figure, stem, plotting.FIGURES):
         print(f"wrote {path}")
+    pyplot.close(figure)

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from .federated import Recipe
-from .participation import SIZE_TOKENS, plan_round
+from .participation import SIZE_TOKENS, partition, plan_round
 from .supernet import Supernet
 
 BYTES_PER_VALUE = 4  # weights travel as float32, both ways
@@ -40,3 +42,9 @@ def count_round(supernet: Supernet, recipe: Recipe, number: int, examples: Seque
         macs = TRAINING_FACTOR * supernet.costs.macs(config, tokens) * trained * recipe.local_epochs
         costs.append(ClientCost(client, cost.parameters, sent * BYTES_PER_VALUE, sent * BYTES_PER_VALUE, macs))
     return costs
+
+
+def count_run(supernet: Supernet, recipe: Recipe, labels: torch.Tensor) -> list[list[ClientCost]]:
+    """What every round of a run on training examples with these labels costs its clients (see `count_round`)."""
+    owned = [len(part) for part in partition(labels, recipe.clients, recipe.dirichlet, recipe.seed)]
+    return [count_round(supernet, recipe, number, owned) for number in range(recipe.rounds)]
