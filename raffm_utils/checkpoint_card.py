@@ -1,6 +1,7 @@
 """The model card of a checkpoint that this project trained."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,10 +12,10 @@ from .supernet import Supernet
 
 
 def checkpoint_card(
-    name: str, provenance: dict[str, Any], recipe: Recipe, supernet: Supernet, measured: dict[str, Evaluation]
+    name: str, provenance: dict[str, Any], parts: Sequence[Recipe], supernet: Supernet, measured: dict[str, Evaluation]
 ) -> str:
     """The README of a trained checkpoint: what it is, how it was made, and what was measured on the test split."""
-    space = supernet.space
+    space, recipe = supernet.space, parts[0]
     of = "" if supernet.family.is_image else f" of {SIZE_TOKENS} tokens"
     lines = [
         "---",
@@ -28,7 +29,7 @@ def checkpoint_card(
         "",
         f"Foundation model: {provenance['foundation_model']}.",
         f"Trained on {provenance['dataset']} by {recipe.clients} simulated clients,",
-        f"{recipe.participants} a round, {recipe.rounds} rounds, system setting *{recipe.setting}*, "
+        f"{recipe.participants} a round, {provenance['rounds']} rounds, system setting *{recipe.setting}*, "
         + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
         "",
         f"| network | parameters | without embeddings | MACs{of} "
@@ -41,5 +42,8 @@ def checkpoint_card(
             f"| {size} | {cost.parameters:,} | {cost.encoder_parameters:,} | {cost.macs:,} | {result.accuracy:.2%} | "
             f"{result.low:.2%} to {result.high:.2%} | {result.f1:.2%} | {result.examples:,} |"
         )
-    lines += ["", f"Made by `make train NAME={name}`, with this recipe:", "", "```json"]
-    return "\n".join([*lines, json.dumps(asdict(recipe), indent=1), "```", ""])
+    lines += ["", f"Made by `make train NAME={name}`, with this recipe:", ""]
+    for place, part in enumerate(parts):
+        lines += ["And then:", ""] if place else []
+        lines += ["```json", json.dumps(asdict(part), indent=1), "```", ""]
+    return "\n".join(lines)

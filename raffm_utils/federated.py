@@ -38,6 +38,8 @@ class Recipe:
       look-up tables weigh most and cost nothing.
     - `shrink_rounds`: in so many rounds the smallest width drawn falls from the full network to the smallest submodel;
       devices that cannot train networks of the present size wait.
+    - `size_power`: sizes other than the two ends are drawn evenly between the smallest and what a device can hold (1);
+      above 1 the even number is raised to it, so that more are small, which large devices otherwise hardly train.
     - `dirichlet`: concentration of the label skew between clients, None for IID shards.
     - `local_steps`: in each local epoch a client trains on at most so many batches of its data, drawn anew every time.
     - `learning_rate`: follows a cosine down to `final_learning_rate_share` over `cosine_rounds`, and in the last
@@ -83,6 +85,7 @@ class Recipe:
     dirichlet: float | None = None
     shrink_rounds: int = 0
     full_participant: bool = False
+    size_power: float = 1.0
     submodels: bool = True
     sized_by: str = "parameters"
     server_momentum: float = 0.5
@@ -107,6 +110,8 @@ class Recipe:
             raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(RULES)}")
         if not 0 < self.patch_share <= 1:
             raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
+        if not self.size_power > 0:
+            raise TrainingError(f"size_power={self.size_power}: give a positive number")
         if self.full_rate_rms is not None and not self.full_rate_rms > 0:
             raise TrainingError(f"full_rate_rms={self.full_rate_rms}: give a positive number, or None")
         if self.sized_by not in METRICS:

@@ -66,7 +66,8 @@ def device_caps(setting: str, clients: int) -> np.ndarray:
 
 def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[int, SubmodelConfig]]:
     """Who takes part in a round, and with which submodel: the strongest device among them the largest it has room
-    for (or the whole network), the weakest the smallest, the others one drawn evenly over what they can train."""
+    for (or the whole network), the weakest the smallest, the others one drawn over what they can train
+    (`Recipe.size_power`)."""
     space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, number])
     caps = device_caps(recipe.setting, recipe.clients)
     if not recipe.submodels:
@@ -84,7 +85,10 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     for place, client in enumerate(chosen):
         high = most if place == 0 and recipe.full_participant else min(most, max(caps[client], least))
         low = min(floor, high)
-        size = high if place == 0 else low if place == len(chosen) - 1 else rng.uniform(low, high)
+        if 0 < place < len(chosen) - 1:
+            size = low + (high - low) * rng.random() ** recipe.size_power
+        else:
+            size = low if place else high
         plan.append((int(client), near_share(supernet, size, recipe.sized_by, rng)))
     return plan
 

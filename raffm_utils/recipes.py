@@ -39,7 +39,12 @@ class Named:
     image_size: int | None = None
     head_scale: float = 8.0  # of the classifier that training starts from, see `fit_head`
     keep_means: bool = False  # whether narrowed FFNs keep the mean of their output, see `keep_ffn_means`
+    then: Recipe | None = None  # a second part of the training, by the same clients
     calibrated: bool = False  # whether the classifier is scaled at the end, see `calibrate_head`
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        return (self.recipe,) if self.then is None else (self.recipe, self.then)
 
 
 SMALL_TEXT = Recipe(
@@ -86,8 +91,15 @@ CIFAR_LARGE = Recipe(
     patch_share=0.5,
     autocast=False,
 )
+# A second part on all patches, with a rate that falls to 0: of mostly small networks, which the first has trained least
+CIFAR_LARGE_THEN = replace(
+    CIFAR_LARGE, rounds=12, learning_rate=5e-5, cosine_rounds=24, cooldown_rounds=12, average_rounds=4, size_power=4.0
+)
 CIFAR_SMALL = replace(
     CIFAR_LARGE, setting="small", full_participant=True, rounds=40, cosine_rounds=56, cooldown_rounds=16
+)
+CIFAR_SMALL_THEN = replace(
+    CIFAR_SMALL, rounds=8, learning_rate=5e-5, cosine_rounds=16, cooldown_rounds=8, average_rounds=3
 )
 CIFAR: dict[str, Any] = {
     "foundation": "dinov2-small",
@@ -107,9 +119,9 @@ RECIPES = {
         hidden=tuple(range(384, 263, -24)),
         recipe=Recipe(setting="large", horizontal_flip=True),
     ),
-    "vit-small-cifar10-large-budget": Named("cifar10", recipe=CIFAR_LARGE, **CIFAR),
-    "vit-small-cifar10-small-budget": Named("cifar10", recipe=CIFAR_SMALL, **CIFAR),
-    "vit-small-cifar100-large-budget": Named("cifar100", recipe=CIFAR_LARGE, **CIFAR),
+    "vit-small-cifar10-large-budget": Named("cifar10", recipe=CIFAR_LARGE, then=CIFAR_LARGE_THEN, **CIFAR),
+    "vit-small-cifar10-small-budget": Named("cifar10", recipe=CIFAR_SMALL, then=CIFAR_SMALL_THEN, **CIFAR),
+    "vit-small-cifar100-large-budget": Named("cifar100", recipe=CIFAR_LARGE, then=CIFAR_LARGE_THEN, **CIFAR),
     "bert-mini-movie-reviews-small-budget": Named("movie_reviews", recipe=SMALL_TEXT, **BERT_MINI),
     # the hub has all 67,349 phrases: a client would have nine times as much to do in one round
     "bert-mini-sst2-small-budget": Named(
@@ -129,16 +141,13 @@ def train(name: str, folder: Path | None = None) -> Path:
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
     print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
-    work = sum(cost.macs for costs in count_run(supernet, named.recipe, train_split.labels) for cost in costs)
+    counted = [costs for recipe in named.parts for costs in count_run(supernet, recipe, train_split.labels)]
+    work = sum(cost.macs for costs in counted for cost in costs)
     print(f"clients have to compute {work / 1e12:,.1f} T MACs in all")
     align(named, supernet, train_split, validation)
-    rows = run(
-        supernet,
-        train_split,
-        validation.subset(range(min(ROUND_EXAMPLES, len(validation)))),
-        named.recipe,
-        RUNS_FOLDER / name,
-    )
+    watched = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
+    for place, recipe in enumerate(named.parts):
+        rows = run(supernet, train_split, watched, recipe, RUNS_FOLDER / (f"{name}-then" if place else name))
     if named.calibrated:
         calibrate_head(supernet, validation)
     # what is stored is what is measured: float16 weights, read back
@@ -154,7 +163,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     provenance["last_round"] = rows[-1]
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
     (folder / "README.md").write_text(
-        checkpoint_card(name, _provenance(named), named.recipe, supernet, measured), encoding="utf-8"
+        checkpoint_card(name, _provenance(named), named.parts, supernet, measured), encoding="utf-8"
     )
     return folder
 
@@ -190,9 +199,10 @@ def _provenance(named: Named) -> dict[str, Any]:
         "dataset": named.dataset,
         "split_seed": SPLIT_SEED,
         "clients": named.recipe.clients,
-        "rounds": named.recipe.rounds,
+        "rounds": sum(recipe.rounds for recipe in named.parts),
         "budget_setting": named.recipe.setting,
         "recipe": asdict(named.recipe),
+        **({"then": asdict(named.then)} if named.then else {}),
         "versions": {library: importlib.metadata.version(library) for library in ("torch", "transformers")},
     }
 

@@ -180,6 +180,7 @@ def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> l
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     stored, given = (_flat(part) for part in (json.loads(metadata["identity"]), identity))
+    stored = {**asdict(Recipe()), **stored}  # a run from before an option existed was trained without it
     if stored != given:
         differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
         raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")

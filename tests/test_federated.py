@@ -385,6 +385,24 @@ def test_the_others_spread_over_all_their_device_can_train(fine: Supernet):
     assert counts.min() >= 20, "drawn evenly over the sizes, not over the submodels"
 
 
+def test_a_size_power_draws_more_small_networks_from_the_same_devices(fine: Supernet):
+    even, bent = (replace(PLAN, setting="xlarge", size_power=power) for power in (1.0, 4.0))
+    least = fine.space.reach("parameters")[0] / fine.space.reach("parameters")[1]
+    middle = []
+    for number in range(20):
+        before, after = plan_round(fine, even, number), plan_round(fine, bent, number)
+        assert [client for client, _ in before] == [client for client, _ in after]
+        assert (before[0], before[-1]) == (after[0], after[-1]), "the two ends stay"
+        middle += [size for size, _ in shares(fine, bent, number)[1:-1]]
+    quarter = np.mean(np.array(middle) < least + 0.25 * (1 - least))
+    assert 0.6 < quarter < 0.85, "0.25 ** (1 / 4) = 71 % of the sizes are in the lowest quarter"
+
+
+def test_a_size_power_must_be_positive():
+    with pytest.raises(TrainingError, match=r"size_power=0.*positive"):
+        replace(PLAN, size_power=0)
+
+
 def test_plans_depend_on_seed_and_round_alone(fine: Supernet):
     plan = plan_round(fine, PLAN, 3)
     assert plan == plan_round(fine, PLAN, 3)

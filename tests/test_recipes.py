@@ -198,6 +198,31 @@ def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypa
     assert Supernet.from_pretrained(recipes.train("tiny", tmp_path / "again")).fingerprint == expected
 
 
+def test_a_second_part_goes_on_from_the_first_in_a_folder_of_its_own(tiny, monkeypatch, tmp_path, capsys):
+    alone = Supernet.from_pretrained(recipes.train("tiny", tiny.folder))
+    then = replace(TINY.recipe, rounds=2, size_power=3.0, learning_rate=1e-4)
+    monkeypatch.setitem(recipes.RECIPES, "tiny", replace(TINY, then=then))
+    runs, rounds = [], len(list((tmp_path / "runs").iterdir()))
+    run = recipes.run
+
+    def watch(supernet, train, validation, recipe, folder):
+        runs.append((recipe, folder.name, {name: p.clone() for name, p in supernet.model.named_parameters()}))
+        return run(supernet, train, validation, recipe, folder)
+
+    monkeypatch.setattr(recipes, "run", watch)
+    both = Supernet.from_pretrained(recipes.train("tiny", tmp_path / "both"))
+    assert rounds == 1
+    assert [(recipe, name) for recipe, name, _ in runs] == [(TINY.recipe, "tiny"), (then, "tiny-then")]
+    for name, parameter in alone.model.named_parameters():
+        assert torch.equal(runs[1][2][name].half(), parameter.half()), "the second begins where the first ended"
+    assert both.fingerprint != alone.fingerprint
+    assert both.spec.provenance["rounds"] == 5
+    assert both.spec.provenance["then"]["size_power"] == 3.0
+    card = (tmp_path / "both" / "README.md").read_text(encoding="utf-8")
+    assert "5 rounds" in card
+    assert json.loads(card.split("```json")[2].partition("```")[0]) == both.spec.provenance["then"]
+
+
 def test_cifar100_trains_by_its_name_on_a_made_up_set_of_its_schema(monkeypatch, tmp_path):
     """The columns are as published, with two kinds of labels; only the network and the number of rounds are smaller."""
     rng = np.random.default_rng(0)
@@ -214,8 +239,8 @@ def test_cifar100_trains_by_its_name_on_a_made_up_set_of_its_schema(monkeypatch,
     name = "vit-small-cifar100-large-budget"
     named = recipes.RECIPES[name]
     small = {"attention": (96, 48), "ffn": (192, 96), "hidden": (96, 72), "foundation": "tiny-vit", "image_size": 28}
-    recipe = replace(named.recipe, rounds=2, clients=20)
-    monkeypatch.setitem(recipes.RECIPES, name, replace(named, recipe=recipe, **small))
+    few = {part: replace(getattr(named, part), rounds=2, clients=20) for part in ("recipe", "then")}
+    monkeypatch.setitem(recipes.RECIPES, name, replace(named, **few, **small))
     supernet = Supernet.from_pretrained(recipes.train(name, tmp_path / name))
     assert supernet.model.config.num_labels == 100
     assert supernet.spec.provenance["dataset"] == "cifar100"

@@ -13,10 +13,12 @@ import torch
 from conftest import make_supernet
 from federated_helpers import RECIPE, learnable_split, make_even_supernet, one_thread, run_tiny  # noqa: F401
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from raffm_utils import simulation
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
+from raffm_utils.federated import Recipe
 from raffm_utils.supernet import Supernet
 
 Result = tuple[Supernet, list[dict[str, Any]]]
@@ -271,6 +273,19 @@ def test_another_recipe_in_the_same_folder_is_refused(uninterrupted):
     unchanged = set(asdict(RECIPE)) - {"learning_rate", "dirichlet"}
     assert not any(f" {field}" in str(caught.value) for field in unchanged)
     assert (folder / simulation.STATE_FILE).read_bytes() == before
+
+
+def test_a_run_from_before_an_option_existed_goes_on_without_it(tmp_path, uninterrupted):
+    supernet, rows, folder = uninterrupted
+    path = tmp_path / simulation.STATE_FILE
+    with safe_open(folder / simulation.STATE_FILE, "pt") as file:
+        metadata = file.metadata()
+    identity = json.loads(metadata["identity"])
+    assert identity["recipe"].pop("size_power") == Recipe().size_power
+    save_file(load_file(folder / simulation.STATE_FILE), path, {**metadata, "identity": json.dumps(identity)})
+    assert_same(run_tiny(tmp_path), (supernet, rows))
+    with pytest.raises(TrainingError, match="another size_power: "):
+        run_tiny(tmp_path, recipe=replace(RECIPE, size_power=2.0))
 
 
 def test_another_network_in_the_same_folder_is_refused(uninterrupted):
