@@ -67,7 +67,7 @@ def plot_settings(
             text = f"{name}: on {points[0].examples:,} each"
             plot_intervals(points, ax, metric=metric, label=text, marker=marker, colour=colour)
     label_axes(ax, AXIS_LABELS[metric], "Test accuracy (%), with 95% intervals")
-    ax.legend(fontsize=9, loc="lower right")
+    ax.legend(fontsize=9, loc="upper left")
     return ax
 
 

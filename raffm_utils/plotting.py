@@ -6,7 +6,7 @@ Colours are from the palette of Okabe and Ito, which colour-blind readers can te
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .errors import SweepError
 
@@ -99,11 +99,19 @@ def plot_accuracy_vs_parameters(
     ax.set_xlabel(AXIS_LABELS[metric], fontsize=12)
     ax.set_ylabel("Accuracy (%)", fontsize=12)
     if live or full is not None or smallest is not None:
-        ax.legend(loc="lower right", fontsize=9, framealpha=0.95)
+        ax.legend(loc=_free_corner(ax, rows, metric), fontsize=9, framealpha=0.95)
     below: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "top"}
     text = _caption(rows, live, count)
     ax.annotate(text, (0.5, 0), (0, -44), fontsize=8.5, color="#333333", annotation_clip=False, **below)
     return ax
+
+
+def _free_corner(ax: "Axes", rows: Sequence[Measured], metric: str) -> Literal["upper left", "lower right"]:
+    """Where a legend covers no submodel: large and poor ones would lie under it at the right."""
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    across, up = left + 0.4 * (right - left), bottom + 0.17 * (top - bottom)
+    covered = any(_millions(row, metric) > across and 100 * row.accuracy < up for row in rows)
+    return "upper left" if covered else "lower right"
 
 
 def plot_intervals(

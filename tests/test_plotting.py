@@ -148,6 +148,16 @@ def test_nothing_to_draw_is_no_error():
     ax.figure.canvas.draw()
 
 
+@pytest.mark.parametrize("poor", [(), (Row(16_000_000, 0.842),)], ids=["right", "left"])
+def test_no_submodel_lies_under_the_legend(poor: tuple[Row, ...]):
+    """Under small clients, large networks may be poorer than small ones."""
+    rows = [Row(10_000_000 + 250_000 * i, 0.86 + 0.0001 * i) for i in range(46)] + list(poor)
+    ax = plot_accuracy_vs_parameters(rows, full=Row(21_500_000, 0.87), smallest=Row(10_000_000, 0.86))
+    ax.figure.canvas.draw()
+    box = ax.get_legend().get_window_extent()
+    assert not any(box.contains(*ax.transData.transform((row.parameters / 1e6, 100 * row.accuracy))) for row in rows)
+
+
 def test_one_submodel_is_enough():
     ax = plot_accuracy_vs_parameters(ROWS[:1])
     assert cells_of(ax).get_array().sum() == 1
