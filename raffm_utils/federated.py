@@ -39,7 +39,7 @@ class Recipe:
     - `shrink_rounds`: in so many rounds the smallest width drawn falls from the full network to the smallest submodel;
       devices that cannot train networks of the present size wait.
     - `size_power`: sizes other than the two ends are drawn evenly between the smallest and what a device can hold (1);
-      above 1 the even number is raised to it, so that more are small, which large devices otherwise hardly train.
+      above 1 the even number is raised to it, so that more of them are small.
     - `dirichlet`: concentration of the label skew between clients, None for IID shards.
     - `local_steps`: in each local epoch a client trains on at most so many batches of its data, drawn anew every time.
     - `learning_rate`: follows a cosine down to `final_learning_rate_share` over `cosine_rounds`, and in the last

@@ -91,7 +91,7 @@ CIFAR_LARGE = Recipe(
     patch_share=0.5,
     autocast=False,
 )
-# A second part on all patches, with a rate that falls to 0: of mostly small networks, which the first has trained least
+# A second part on all patches, with a rate that falls to 0: under Large of mostly small ones, which lag most
 CIFAR_LARGE_THEN = replace(
     CIFAR_LARGE, rounds=12, learning_rate=5e-5, cosine_rounds=24, cooldown_rounds=12, average_rounds=4, size_power=4.0
 )

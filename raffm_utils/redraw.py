@@ -94,7 +94,9 @@ def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> N
     stored = [row for row in rows if row.fingerprint == fingerprint]
     if len(stored) < len(rows):
         print(f"{path}: {len(rows) - len(stored)} rows belong to other weights and are left out of the figure")
-    ends = {row.config: row for row in stored}
+    # those measured on the whole split, where there are any, as when a sweep is drawn by itself
+    whole = [row for row in _rows(name, ENDS) if row.fingerprint == fingerprint]
+    ends = {row.config: row for row in [*stored, *whole]}
     full, smallest = ends.get(space.largest()), ends.get(space.smallest())
     title = f"{supernet.family.label} Scaled Model Performance"
     _draw(name, title, stored, metric, live=live, full=full, smallest=smallest, count=space.count())
