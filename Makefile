@@ -18,8 +18,8 @@ TEST   := $(VENV)/.installed-test
 TRAIN  := $(VENV)/.installed-train
 
 # In this order: what is quick, two at a time; the notebooks; the browser.
-LAST_TESTS  := $(wildcard tests/test_notebooks.py) $(wildcard tests/*browser*.py)
-FIRST_TESTS := $(filter-out $(LAST_TESTS),$(sort $(wildcard tests/test_*.py)))
+LAST_TESTS  := tests/notebooks tests/browser
+FIRST_TESTS := $(addprefix --ignore=,$(LAST_TESTS)) tests
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2
 # ARGS may choose no test of one of the two runs, which is no error
 OR_NONE = $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
@@ -66,6 +66,7 @@ lint: $(TEST) ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(TEST) ## put the code in the form that lint asks for
 	$(PY) -m ruff check --fix .

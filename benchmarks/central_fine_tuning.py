@@ -16,10 +16,8 @@ import torch
 from tqdm.auto import tqdm
 
 from raffm_utils import evaluate, load_split
-from raffm_utils.client import local_update
 from raffm_utils.data import Split
-from raffm_utils.federated import Recipe
-from raffm_utils.recipes import RECIPES, start
+from raffm_utils.federated import RECIPES, Recipe, local_update, start
 
 RESULTS = Path(__file__).with_suffix(".json")
 TEXT = [name for name, named in RECIPES.items() if named.dataset in ("movie_reviews", "sst2")]

@@ -18,12 +18,17 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from raffm_utils import Budget, Supernet, deploy, evaluate, export_submodel, load_split
-from raffm_utils.deployment import near_the_limit
-from raffm_utils.export import FORMATS
-from raffm_utils.latency_cache import processor_name
-from raffm_utils.onnx_graph import GraphClassifier
-from raffm_utils.quantization import CALIBRATION_EXAMPLES
+from raffm_utils import (
+    Budget,
+    Supernet,
+    deploy,
+    evaluate,
+    export_submodel,
+    load_split,
+)
+from raffm_utils.deployment import FORMATS, QUANTIZATION_EXAMPLES, GraphClassifier
+from raffm_utils.evaluation import processor_name
+from raffm_utils.space import near_the_limit
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 MEASURED = ("onnx", "onnx-float16", "onnx-int8-dynamic", "onnx-int8-static")
@@ -55,11 +60,11 @@ def latencies_ms(folders: dict[str, Path], image: dict[str, np.ndarray], repeats
 def measure(supernet: Supernet, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """One row for each submodel and format."""
     half = Budget(max_parameters=supernet.cost(supernet.full).parameters // 2)
-    (halved,) = near_the_limit(supernet, half, 1, np.random.default_rng(0))
+    (halved,) = near_the_limit(supernet.space, half, 1, np.random.default_rng(0))
     configs = {"full": supernet.full, "half": halved, "smallest": supernet.space.smallest()}
     data, calibration = (
         load_split("fashion_mnist", split, limit=limit, processor=supernet.processor)
-        for split, limit in (("test", arguments.examples), ("train", CALIBRATION_EXAMPLES))
+        for split, limit in (("test", arguments.examples), ("train", QUANTIZATION_EXAMPLES))
     )
     written = {
         size: export_submodel(

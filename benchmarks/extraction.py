@@ -22,8 +22,8 @@ import transformers
 from torch import nn
 
 from raffm_utils import Budget, SubmodelConfig, Supernet
-from raffm_utils.families import VIT
-from raffm_utils.space_file import CONTIGUOUS, PER_HEAD, ElasticSpec
+from raffm_utils.space import VIT
+from raffm_utils.supernet import CONTIGUOUS, PER_HEAD, ElasticSpec
 
 HEADS = 12
 FFN = list(range(3072, 1855, -64))

@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from raffm_utils import Supernet, evaluate, load_split
-from raffm_utils.federated import Recipe
-from raffm_utils.participation import ends
-from raffm_utils.recipes import RECIPES, Named, align, start
-from raffm_utils.simulation import run
-from raffm_utils.traffic import count_run
+from raffm_utils.evaluation import ends
+from raffm_utils.federated import RECIPES, Named, Recipe, align, count_run, run, start
 
 RESULTS, RUNS = Path(__file__).with_suffix(".json"), Path(__file__).resolve().parent.parent / "runs" / "heterogeneity"
 NAMED: Named = replace(RECIPES["vit-small-cifar10-large-budget"], dataset="fashion_mnist", image_size=42)

@@ -18,9 +18,9 @@ import torch
 import transformers
 
 from raffm_utils import LatencyModel, SubmodelConfig, Supernet
-from raffm_utils.families import BERT
-from raffm_utils.latency_cache import processor_name
-from raffm_utils.space_file import PER_HEAD, ElasticSpec
+from raffm_utils.evaluation import processor_name
+from raffm_utils.space import BERT
+from raffm_utils.supernet import PER_HEAD, ElasticSpec
 
 IMAGE = "vit-small-fashion-mnist-large-budget"
 RESULTS = Path(__file__).with_suffix(".json")

@@ -14,8 +14,7 @@ from torch.nn.functional import pad
 
 from raffm_utils import Supernet, load_split
 from raffm_utils.data import Split
-from raffm_utils.heads import fit_head
-from raffm_utils.recipes import RECIPES, start
+from raffm_utils.federated import RECIPES, fit_classifier, start
 
 FULL_LENGTH = 512
 NAMED = "bert-mini-movie-reviews-small-budget"
@@ -51,7 +50,7 @@ def main() -> None:
     else:
         dataset = RECIPES[NAMED].dataset
         supernet, processor = start(RECIPES[NAMED])
-        fit_head(supernet, load_split(dataset, "train", limit=1000, processor=processor))
+        fit_classifier(supernet, load_split(dataset, "train", limit=1000, processor=processor))
     data = load_split(dataset, "test", limit=arguments.examples, processor=processor)
     truth = torch.cat([labels for _, labels in data.batches(len(data))])
     speeds: dict[bool, list[float]] = {False: [], True: []}

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from raffm_utils.data import split_indices
-from raffm_utils.sources import DATASETS, VALIDATION_FILE, read_idx
+from raffm_utils.data.sources import DATASETS, VALIDATION_FILE, read_idx
 
 # Of what is inside the gzip files, because the Debian package compresses them anew.
 SOURCES = {

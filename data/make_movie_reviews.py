@@ -21,7 +21,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 
-from raffm_utils.sources import DATASETS
+from raffm_utils.data.sources import DATASETS
 
 PACKAGE, VERSION = "vaderSentiment", "3.3.2"
 INNER = f"{PACKAGE}-{VERSION}/additional_resources/hutto_ICWSM_2014.tar.gz"

@@ -4,12 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from .budget import LATENCY, METRICS, PEAK, Budget
 from .errors import RaffmError
-from .participation import SIZE_TOKENS, ends
-from .redraw import redraw
+from .figures import redraw, sweep_checkpoint
+from .space import LATENCY, METRICS, PEAK, Budget
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,55 +67,22 @@ def _amount(text: str) -> float:
     return float(text.rstrip("KMGkmg")) * factors.get(text[-1:].upper(), 1)
 
 
-def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, split: str, seed: int = 0) -> None:
-    """Evaluate many submodels, and the two ends of the space, into `figures/data/`; without a number, ends and half.
-
-    On test they are spread evenly over size, as the figures show them, and measured in random order, so that a sweep
-    that is stopped has some of every size; on validation they are spread over all widths, which is what a predictor
-    learns most from.
-    """
-    from .data import load_split
-    from .evaluation import spread_over_size, sweep
-    from .plotting import FIGURES
-    from .predictor import spread_over_widths
-    from .supernet import Supernet
-    from .sweep_file import ENDS
-
-    supernet = Supernet.from_pretrained(name)
-    space = supernet.space
-    data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
-    rng, folder = np.random.default_rng(seed), FIGURES / "data"
-    spread = [space.largest(), space.smallest()]
-    if submodels is None:
-        spread, folder = list(ends(supernet).values()), folder / ENDS
-    elif split == "validation":
-        spread += spread_over_widths(space, submodels, rng)
-    else:
-        drawn = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
-        spread += [drawn[place] for place in rng.permutation(submodels)]
-    path = folder / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
-    rows = sweep(supernet, spread, data, path, tokens=SIZE_TOKENS, seed=seed)
-    for row in rows if submodels is None else ():
-        size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
-        print(f"{size}: {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of {row.examples:,} {split} examples")
-
-
 def train(name: str | None) -> None:
     """Train a named checkpoint, or list the names."""
-    from . import recipes
+    from .federated import named_checkpoints
 
     if name is None:
-        print("give a name, as in: make train NAME=" + next(iter(recipes.RECIPES)))
-        print("\n".join(f"  {known}" for known in recipes.RECIPES))
+        print("give a name, as in: make train NAME=" + next(iter(named_checkpoints.RECIPES)))
+        print("\n".join(f"  {known}" for known in named_checkpoints.RECIPES))
         return
-    print(f"wrote {recipes.train(name)}")
+    print(f"wrote {named_checkpoints.train(name)}")
 
 
 def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | None, examples: int) -> None:
     """One call from a budget to a verified folder; a limit on latency is for one example on this machine."""
     from . import deployment
-    from .latency_model import LatencyModel
-    from .staged_folder import check_target
+    from .evaluation import LatencyModel
+    from .files import check_target
     from .supernet import Supernet
 
     check_target(folder)

@@ -3,7 +3,6 @@
 import os
 import socket
 import threading
-import urllib.parse
 import urllib.request
 from pathlib import Path
 

@@ -12,10 +12,8 @@ import torch
 import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
-from raffm_utils.families import FAMILIES
-from raffm_utils.space import SubmodelConfig
-from raffm_utils.space_file import CONTIGUOUS, PER_HEAD, ElasticSpec
-from raffm_utils.supernet import Supernet
+from raffm_utils.space import FAMILIES, SubmodelConfig
+from raffm_utils.supernet import CONTIGUOUS, PER_HEAD, ElasticSpec, Supernet
 
 torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
 

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from federated_helpers import LABELS, learnable_split, make_even_supernet, make_processor, one_thread  # noqa: F401
+from helpers.federated import LABELS, learnable_split, make_even_supernet, make_processor, one_thread  # noqa: F401
 
 from raffm_utils import __main__ as commands
-from raffm_utils import checkpoints, data, plotting, recipes, redraw
+from raffm_utils import data, plotting
+from raffm_utils import figures as redraw
 from raffm_utils.errors import DataError, TrainingError
-from raffm_utils.space_file import ElasticSpec
-from raffm_utils.sweep_file import read_sweep
+from raffm_utils.evaluation import read_sweep
+from raffm_utils.federated import named_checkpoints as recipes
+from raffm_utils.supernet import ElasticSpec, checkpoints
 
 
 @pytest.fixture

@@ -15,84 +15,10 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "raffm_utils"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
-
-# Each module may import only from those before it; the two that stand for the whole package come last.
-LAYOUT = [
-    "errors",
-    "axes",
-    "families",
-    "budget",
-    "counting",
-    "space",
-    "space_file",
-    "activation",
-    "cost",
-    "hub",
-    "checkpoints",
-    "supernet",
-    "importance",
-    "encoding",
-    "sources",
-    "data",
-    "sweep_file",
-    "evaluation",
-    "latency",
-    "latency_cache",
-    "latency_model",
-    "prediction",
-    "principal",
-    "ffn_means",
-    "heads",
-    "foundations",
-    "surface",
-    "predictor",
-    "best_ways",
-    "search",
-    "selection",
-    "submodel_folder",
-    "onnx_graph",
-    "predict_image",
-    "predict_text",
-    "preprocessing",
-    "quantization",
-    "staged_folder",
-    "model_card",
-    "export",
-    "deployment",
-    "federated",
-    "client",
-    "participation",
-    "devices",
-    "fleet",
-    "traffic",
-    "shrinkage",
-    "simulation",
-    "checkpoint_card",
-    "recipes",
-    "plotting",
-    "federated_plots",
-    "redraw",
-    "pictures",
-    "sentences",
-    "fleet_plots",
-    "search_plots",
-    "explorer_metrics",
-    "explorer_policy",
-    "explorer_evaluation",
-    "explorer_code",
-    "explorer_state",
-    "explorer_style",
-    "explorer_html",
-    "explorer_sliders",
-    "widgets",
-    "__init__",
-    "__main__",
-]
+WINGS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
-IMPORT_NAMES = {"pillow": "pil", "scikit-learn": "sklearn"}
+IMPORT_NAMES = {"pillow": "pil", "scikit-learn": "sklearn", "lazy-loader": "lazy_loader"}
 MAX_FILE_BYTES = 50 * 2**20
-MAX_PACKAGE_FILE_LINES = 230
 
 
 @pytest.fixture(scope="module")
@@ -110,27 +36,17 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, flags=re.MULTILINE))
 
 
-def imported_modules(path: Path) -> tuple[set[str], set[str]]:
-    """Names of this package's modules, and of other top-level packages, that a file imports anywhere."""
-    ours: set[str] = set()
-    others: set[str] = set()
+def imports(path: Path) -> list[tuple[str, str]]:
+    """(absolute module, name) of everything that a file imports anywhere; the name is empty in `import x`."""
+    found = []
+    package = [PACKAGE.name, *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["raffm_utils" if node.level else "", node.module]))
-            # `from . import space` names a module, `from .space import Budget` does not
-            names = [f"{base}.{alias.name}" for alias in node.names] if base == "raffm_utils" else [base]
-        else:
-            continue
-        for name in names:
-            top, _, rest = name.partition(".")
-            if top != "raffm_utils":
-                others.add(top)
-            else:
-                module = rest.partition(".")[0]
-                ours.add(module if module in MODULES else "__init__")
-    return ours, others
+            base = package[: len(package) - node.level + 1] if node.level else []
+            found += [(".".join([*base, *([node.module] if node.module else [])]), alias.name) for alias in node.names]
+    return found
 
 
 def test_conda_environment_equals_pyproject(pyproject):
@@ -169,29 +85,28 @@ def test_imported_packages_are_declared(pyproject):
     extras = pyproject["project"]["optional-dependencies"]
     declared = {*requirements(pyproject["project"]["dependencies"]), *requirements(extras["train"] + extras["deploy"])}
     importable = {IMPORT_NAMES.get(name, name).lower() for name in declared}
-    for module in MODULES:
-        _, others = imported_modules(PACKAGE / f"{module}.py")
-        foreign = {name.lower() for name in others - sys.stdlib_module_names}
-        assert foreign <= importable, f"{module}.py imports {sorted(foreign - importable)}, not in pyproject.toml"
+    for path in PACKAGE.rglob("*.py"):
+        tops = {module.partition(".")[0].lower() for module, _ in imports(path)}
+        foreign = tops - {name.lower() for name in sys.stdlib_module_names} - {PACKAGE.name}
+        assert foreign <= importable, f"{path} imports {sorted(foreign - importable)}, not in pyproject.toml"
 
 
-def test_imports_run_one_way():
-    for module in MODULES:
-        assert module in LAYOUT, f"{module}.py has no place in the layout: say here what it may import"
-        ours, _ = imported_modules(PACKAGE / f"{module}.py")
-        above = set(LAYOUT[: LAYOUT.index(module)])
-        assert ours <= above, f"{module}.py imports {sorted(ours - above)}, which stand below it"
+def test_wings_touch_each_other_by_their_faces_only():
+    """What `raffm_utils/<wing>/__init__.py` does not hand out belongs to the wing alone."""
+    faces = {f"{PACKAGE.name}.{wing}" for wing in WINGS}
+    for path in PACKAGE.rglob("*.py"):
+        own = f"{PACKAGE.name}.{path.relative_to(PACKAGE).parts[0]}"
+        for module, name in imports(path):
+            wing = ".".join(module.split(".")[:2])
+            if wing in faces - {own}:
+                assert module == wing, f"{path} reaches into {module} for {name}: import it from {wing}"
 
 
-def test_package_files_stay_small():
-    for module in MODULES:
-        lines = len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines())
-        assert lines <= MAX_PACKAGE_FILE_LINES, f"{module}.py has {lines} lines: split it by concern"
-
-
-def test_package_is_flat_and_not_empty():
-    assert MODULES
-    assert not [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]
+def test_the_house_has_nine_wings_and_few_other_files():
+    assert len(WINGS) == 9
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 7
+    tested = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
+    assert set(WINGS) <= tested, "tests/ has a folder for every wing"
 
 
 def test_no_tracked_file_is_large():

@@ -1,0 +1,222 @@
+"""Model-ready tensors of raw examples, made by a processor once and then cached on disk."""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+ENCODING_VERSION = 1  # part of every cache key: raise it when the tensors that this file makes change
+CACHE_VARIABLE = "RAFFM_CACHE"
+CHUNK = 500  # examples encoded at a time
+MAX_TOKENS = 512
+
+
+def digest(*parts: str | bytes) -> str:
+    """One hash of all parts that also tells where one ends and the next begins."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "little") + data)
+    return sha.hexdigest()
+
+
+def _chunks(rows: int) -> Iterable[int]:
+    from tqdm.auto import tqdm
+
+    return tqdm(range(0, rows, CHUNK), desc="encoding", unit=f"x{CHUNK}", disable=rows <= 5000)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Resized images as bytes; they are rescaled and normalised when a batch is asked for."""
+
+    column: ClassVar[str] = "image"
+    pixels: torch.Tensor  # uint8, (examples, 3, height, width)
+    processor: Any
+
+    @staticmethod
+    def feature() -> Any:
+        import datasets
+
+        return datasets.Image()
+
+    @staticmethod
+    def settings(processor: Any) -> str:
+        """What of the processor decides the tensors; refuses one that is not for images."""
+        from transformers import BaseImageProcessor
+
+        if not isinstance(processor, BaseImageProcessor):
+            raise DataError(
+                f"images need an image processor, not a {type(processor).__name__}: pass the one "
+                "that belongs to the model: supernet.processor, or AutoImageProcessor.from_pretrained(...)"
+            )
+        return json.dumps([type(processor).__name__, processor.to_dict()], sort_keys=True, default=str)
+
+    @classmethod
+    def encode(cls, raw: "datasets.Dataset", processor: Any) -> dict[str, torch.Tensor]:
+        """The images as the processor resizes and crops them."""
+        pixels = torch.empty(0, dtype=torch.uint8)
+        for start in _chunks(len(raw)):
+            try:
+                images = [image.convert("RGB") for image in raw[start : start + CHUNK]["image"]]
+                batch = processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+                if start == 0:
+                    pixels = torch.empty((len(raw), *batch.shape[1:]), dtype=torch.uint8)
+                if batch.shape[1:] != pixels.shape[1:]:
+                    raise ValueError(f"shapes {tuple(pixels.shape[1:])} and {tuple(batch.shape[1:])}")
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"one of the images {start} to {start + CHUNK} cannot be read or resized ({error}); "
+                    "replace the data file, or use a processor that resizes to a fixed height and width"
+                ) from error
+            pixels[start : start + CHUNK] = batch
+        return {"pixels": pixels}
+
+    @classmethod
+    def restore(cls, tensors: dict[str, torch.Tensor], rows: int, processor: Any) -> Self:
+        """From what `encode` gave; `KeyError` or `ValueError` if it is something else."""
+        pixels = tensors["pixels"]
+        if pixels.ndim != 4 or len(pixels) != rows or pixels.dtype != torch.uint8:
+            raise ValueError(f"holds {pixels.dtype} of shape {tuple(pixels.shape)} for {rows} images")
+        return cls(pixels, processor)
+
+    def order(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.arange(len(rows))
+
+    def batch(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Exactly what the processor would give."""
+        values = self.pixels[rows].to(torch.float32)
+        if self.processor.do_rescale:
+            values *= self.processor.rescale_factor
+        if self.processor.do_normalize:
+            values -= torch.tensor(self.processor.image_mean).view(-1, 1, 1)
+            values /= torch.tensor(self.processor.image_std).view(-1, 1, 1)
+        return {"pixel_values": values}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of unequal length, laid end to end; a batch is padded to its own longest sentence only."""
+
+    column: ClassVar[str] = "sentence"
+    ids: torch.Tensor  # int32, all tokens of all examples
+    lengths: torch.Tensor  # int64, (examples,)
+    starts: torch.Tensor  # int64, (examples,)
+    pad_id: int
+
+    @staticmethod
+    def feature() -> Any:
+        import datasets
+
+        return datasets.Value("string")
+
+    @staticmethod
+    def check(processor: Any) -> None:
+        """Raise `DataError` for what is not a tokenizer."""
+        from transformers import PreTrainedTokenizerBase
+
+        if not isinstance(processor, PreTrainedTokenizerBase):
+            raise DataError(
+                f"sentences need a tokenizer, not a {type(processor).__name__}: pass the one that belongs to "
+                "the model: supernet.processor, or AutoTokenizer.from_pretrained(...)"
+            )
+
+    @classmethod
+    def settings(cls, processor: Any) -> str:
+        """What of the tokenizer decides the tokens; refuses what is not a tokenizer."""
+        cls.check(processor)
+        backend = getattr(processor, "backend_tokenizer", None)
+        state = json.loads(backend.to_str()) if backend is not None else {**processor.init_kwargs}
+        # A tokenizer remembers the padding and truncation of its last call: they would change the key.
+        state = {key: value for key, value in state.items() if key not in ("padding", "truncation")}
+        cut = [min(processor.model_max_length, MAX_TOKENS), processor.truncation_side, processor.pad_token_id]
+        parts = [type(processor).__name__, sorted(processor.get_vocab().items()), cut, state]
+        return json.dumps(parts, sort_keys=True, default=str)
+
+    @classmethod
+    def encode(cls, raw: "datasets.Dataset", processor: Any) -> dict[str, torch.Tensor]:
+        """The sentences as the tokenizer cuts them, special tokens included."""
+        limit = min(processor.model_max_length, MAX_TOKENS)
+        ids: list[list[int]] = []
+        for start in _chunks(len(raw)):
+            sentences = list(raw[start : start + CHUNK]["sentence"])
+            ids += processor(sentences, truncation=True, max_length=limit)["input_ids"]
+        if not all(ids):
+            raise DataError(f"sentence {ids.index([])} has no tokens: remove it, or let the tokenizer add special ones")
+        return cls._joined(ids)
+
+    @classmethod
+    def of(cls, ids: list[list[int]], processor: Any) -> Self:
+        """From the token ids of every sentence."""
+        return cls.restore(cls._joined(ids), len(ids), processor)
+
+    @staticmethod
+    def _joined(ids: list[list[int]]) -> dict[str, torch.Tensor]:
+        return {
+            "ids": torch.tensor([token for row in ids for token in row], dtype=torch.int32),
+            "lengths": torch.tensor([len(row) for row in ids], dtype=torch.int32),
+        }
+
+    @classmethod
+    def restore(cls, tensors: dict[str, torch.Tensor], rows: int, processor: Any) -> Self:
+        """From what `encode` gave; `KeyError` or `ValueError` if it is something else."""
+        ids, lengths = tensors["ids"], tensors["lengths"].long()
+        if lengths.shape != (rows,) or ids.shape != (int(lengths.sum()),):
+            raise ValueError(
+                f"holds {tuple(lengths.shape)} sentences and {tuple(ids.shape)} tokens for {rows} sentences"
+            )
+        return cls(ids, lengths, lengths.cumsum(0) - lengths, processor.pad_token_id or 0)
+
+    def order(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.argsort(self.lengths[rows], stable=True)
+
+    def batch(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        lengths = self.lengths[rows]
+        spans = zip(self.starts[rows].tolist(), lengths.tolist(), strict=True)
+        sentences = [self.ids[start : start + length].long() for start, length in spans]
+        ids = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=self.pad_id)
+        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+
+
+Encoding = Pixels | Tokens
+
+
+def encode_cached(
+    encoding: type[Pixels] | type[Tokens], raw: "datasets.Dataset", processor: Any, fingerprint: str
+) -> Encoding:
+    """Tensors from the cache, or made and put there; they are mapped from the file, not read into memory."""
+    versions = [f"{library} {version(library)}" for library in ("transformers", "tokenizers", "pillow")]
+    folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/raffm").expanduser()
+    path = folder / f"{digest(fingerprint, str(ENCODING_VERSION), *versions)[:40]}.safetensors"
+    if path.exists():
+        try:
+            return encoding.restore(load_file(path), len(raw), processor)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            warnings.warn(f"{path} is damaged ({error}) and is made again", stacklevel=3)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # a place of its own, then a rename: two processes at once both end with a whole file
+        with tempfile.TemporaryDirectory(dir=folder, suffix=".tmp") as temporary:
+            part = Path(temporary) / path.name
+            save_file(encoding.encode(raw, processor), part)
+            os.replace(part, path)
+        return encoding.restore(load_file(path), len(raw), processor)
+    except (SafetensorError, OSError) as error:
+        message = f"cannot write the cache {folder} ({error}); set {CACHE_VARIABLE} to another folder"
+        raise DataError(message) from error

@@ -1,0 +1,149 @@
+"""A submodel as a folder of its own: weights in exactly the narrowed shapes, loaded back without the supernet.
+
+Where the configuration of the architecture can say the widths, the folder is an ordinary Hugging Face one.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from ..errors import CheckpointError, DeploymentError
+from ..space import FAMILIES, Axis, Family, SubmodelConfig, family_of
+from ..supernet import ElasticSpec, Supernet, checkpoints
+
+SUBMODEL_FILE = "submodel.json"
+WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
+
+
+def widths_of(model: PreTrainedModel) -> SubmodelConfig:
+    """The widths that the parameters of a model really have."""
+    found: dict[Axis, dict[int, int]] = {axis: {} for axis in Axis}
+    for p in family_of(model).parameters(model):
+        for axis, width in zip(p.axes, p.shape, strict=True):
+            if axis is not None:
+                found[axis][p.layer or 0] = width
+    attention, ffn = (tuple(width for _, width in sorted(found[axis].items())) for axis in (Axis.ATTENTION, Axis.FFN))
+    return SubmodelConfig(found[Axis.HIDDEN][0], attention, ffn)
+
+
+def stock_config(model: PreTrainedModel) -> Any:
+    """A configuration from which the library alone builds this very network, or None where it can say none."""
+    family, widths = family_of(model), widths_of(model)
+    if len(set(widths.attention)) > 1 or len(set(widths.ffn)) > 1:
+        return None
+    config = copy.deepcopy(model.config)
+    _, heads, _, _ = family.widths(config)
+    setattr(config, family.hidden_key, widths.hidden)
+    setattr(config, family.ffn_key, widths.ffn[0])
+    if widths.attention[0] != widths.hidden or hasattr(config, family.head_size_name):
+        setattr(config, family.head_size_name, widths.attention[0] // heads)
+    try:
+        # the architectures differ in what they read: building one, without memory, is the only sure test
+        with torch.device("meta"):
+            built = type(model)(config)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    same = all(
+        name == other and p.shape == q.shape
+        for (name, p), (other, q) in zip(built.named_parameters(), model.named_parameters(), strict=True)
+    )
+    return config if same and _head_sizes(built, family) == _head_sizes(model, family) else None
+
+
+def _head_sizes(model: PreTrainedModel, family: Family) -> list[int]:
+    layers = range(family.widths(model.config)[0])
+    modules = (model.get_submodule(family.attention_module.format(layer=layer)) for layer in layers)
+    return [int(getattr(module, family.head_size_name)) for module in modules]
+
+
+def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> bool:
+    """Write configuration and weights; returns whether the folder is a stock one."""
+    own: Any = copy.deepcopy(model)
+    own.to(dtype)
+    for name, tensor in own.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise DeploymentError(f"{name} does not fit {dtype}: export it in float32, with format 'safetensors'")
+    if (config := stock_config(model)) is not None:
+        own.config.__dict__.update(vars(config))
+        with checkpoints.quiet():
+            own.save_pretrained(folder)
+    else:
+        _write_narrowed(own, folder, dtype)
+    # safetensors makes its files readable by their owner only
+    (folder / WEIGHTS_FILE).chmod((folder / checkpoints.CONFIG_FILE).stat().st_mode)
+    return config is not None
+
+
+def _write_narrowed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
+    content = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(dtype).split(".")[-1]}
+    (folder / checkpoints.CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def load_submodel(folder: str | Path) -> PreTrainedModel:
+    """The submodel of an exported folder, in float32, frozen and in eval mode; no supernet is needed.
+
+    Raises `CheckpointError`, naming the file and the fault, for any other folder or a damaged one.
+    """
+    folder = Path(folder)
+    content = read_submodel_file(folder)
+    if content["stock"]:
+        model, _ = checkpoints.load_model(folder)
+        return model.eval().requires_grad_(False)
+    path = checkpoints.weights_path(folder)
+    model = _empty(folder, SubmodelConfig(content["hidden"], tuple(content["attention"]), tuple(content["ffn"])))
+    tensors = {name: tensor.float() for name, tensor in checkpoints.read_weights(path).items()}
+    needed = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if needed != stored:
+        names = sorted(key for key in needed | stored if needed.get(key) != stored.get(key))
+        first = f"{names[0]} {stored.get(names[0], 'is missing')}, needed {needed.get(names[0], 'nothing')}"
+        raise CheckpointError(f"{path}: {len(names)} tensors do not fit {SUBMODEL_FILE} ({first}): export it again")
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(False)
+
+
+def read_submodel_file(folder: Path) -> dict[str, Any]:
+    """The `submodel.json` of an exported folder."""
+    path = folder / SUBMODEL_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["stock"], bool):
+            raise TypeError(f"stock={content['stock']!r}")
+        for width in (content["hidden"], *content["attention"], *content["ffn"]):
+            if not isinstance(width, int):
+                raise TypeError(f"a width is {width!r}")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: give a folder that export_submodel wrote") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a description of a submodel ({error!r}): export it again") from error
+    return content
+
+
+def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
+    """A network of these widths whose weights are still to come."""
+    content = checkpoints.read_config(folder)
+    try:
+        config = transformers.AutoConfig.for_model(**content)
+        family = FAMILIES[config.model_type]
+        _, heads, _, _ = family.widths(config)
+        # a stock network around it, to cut it out of: as wide as the widest layer, in whole heads
+        wide = heads * -(-max(widths.hidden, *widths.attention) // heads)
+        setattr(config, family.hidden_key, wide)
+        setattr(config, family.ffn_key, max(widths.ffn))
+        config.__dict__.pop(family.head_size_name, None)
+        model_class = getattr(transformers, family.auto_class)._model_mapping[type(config)]
+        with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave no trace in the generator
+            around = Supernet(model_class(config), family, ElasticSpec.from_json({}, str(folder)))
+        return around.extract(widths, copy=True).float()
+    except Exception as error:  # the library raises many kinds for settings that cannot be
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        path = folder / checkpoints.CONFIG_FILE
+        raise CheckpointError(f"{path}: no network can be built ({reason}): export it again") from error

@@ -1,0 +1,10 @@
+"""How good and how fast a submodel is: accuracy, resumable sweeps, single sentences, latency.
+
+`crosscheck` measures a running model to check the closed forms of `raffm_utils.space`.
+"""
+
+from .accuracy import Evaluation, ends, eval_mode, evaluate, logits_of, sweep
+from .crosscheck import count_macs_fvcore, measure_peak_activation_bytes
+from .latency import LatencyModel, Timed, measure_latency_ms, processor_name
+from .sentences import Prediction, predict
+from .sweep_file import ENDS, SweepRow, read_sweep

@@ -1,0 +1,196 @@
+"""How good a submodel is: accuracy with its interval, and resumable sweeps over many submodels."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from ..data import DATASETS
+from ..errors import CheckpointError, DataError
+from ..space import METRICS, SubmodelConfig, near_share
+from ..supernet import Supernet
+from .sweep_file import SweepRow, append, repair
+
+if TYPE_CHECKING:
+    from ..data import Split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; `low` and `high` are the 95 % Wilson interval of `accuracy`, all three from 0 to 1.
+
+    `f1` is the macro average over the classes that occur, `loss` the mean cross-entropy in nats.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    f1: float
+    loss: float
+    examples: int
+    examples_per_second: float
+
+
+def evaluate(
+    model: PreTrainedModel,
+    data: "Split",
+    *,
+    batch_size: int = 128,
+    autocast: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a classifier on every example of a split, on the device where the model is.
+
+    `autocast` computes in bfloat16: for a quick look while training, never for numbers to report.
+    `on_progress(done, total)` is called after every batch and may raise to cancel. Raises `DataError` or
+    `CheckpointError` when data and model do not fit together.
+    """
+    from scipy.stats import binomtest
+    from sklearn.metrics import f1_score
+
+    _check_fit(model, data)
+    parts: list[torch.Tensor] = []
+    loss, done, start = 0.0, 0, time.perf_counter()
+    bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=autocast)
+    with eval_mode(model), torch.inference_mode(), bfloat16:
+        for inputs, truth in data.batches(batch_size):
+            logits = logits_of(model, inputs, data.name)
+            loss += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
+            parts.append(torch.stack([truth, logits.argmax(dim=1)]))
+            done += len(truth)
+            if on_progress is not None:
+                on_progress(done, len(data))
+    seconds = time.perf_counter() - start
+    truth, predicted = torch.cat(parts, dim=1)
+    hits = int((truth == predicted).sum())
+    interval = binomtest(hits, done).proportion_ci(0.95, method="wilson")
+    f1 = float(f1_score(truth.numpy(), predicted.numpy(), average="macro", zero_division=0.0))
+    return Evaluation(
+        hits / done, float(interval.low), float(interval.high), f1, loss / done, done, done / max(seconds, 1e-9)
+    )
+
+
+@contextmanager
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, and afterwards every module in the mode it was in."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def _check_fit(model: PreTrainedModel, data: "Split") -> None:
+    if not len(data):
+        raise DataError(f"{data.name}/{data.split} holds no examples: there is nothing to measure")
+    if (given := model.config.num_labels) != (needed := len(data.label_names)):
+        raise CheckpointError(
+            f"the model tells {given} classes apart, but {data.name} has {needed}: evaluate it on the data it "
+            "was trained for"
+        )
+    named = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    if named != list(data.label_names) and sorted(named) == sorted(data.label_names):
+        raise CheckpointError(
+            f"the model numbers its classes as {', '.join(named)}, but {data.name} as "
+            f"{', '.join(data.label_names)}: put id2label and the rows of the classifier in that order"
+        )
+
+
+def _check_independence(supernet: Supernet, data: "Split") -> None:
+    trained_on = supernet.spec.provenance.get("dataset")
+    if data.name in DATASETS and trained_on in DATASETS[data.name].same_source:
+        raise DataError(
+            f"{supernet.name} was trained on {trained_on}, which comes from the same source as {data.name} and holds "
+            f"many of its test examples: score it on {trained_on}, or take a checkpoint trained on {data.name}"
+        )
+
+
+def logits_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str) -> torch.Tensor:
+    """Logits of one batch on the CPU in float32; raises when they cannot be had or are not numbers."""
+    if model.main_input_name not in inputs:
+        raise DataError(
+            f"{source} gives {', '.join(inputs)}, but {type(model).__name__} takes {model.main_input_name}: "
+            "evaluate image models on images and text models on text"
+        )
+    output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+    logits: torch.Tensor = output.logits.float().cpu()
+    if not bool(torch.isfinite(logits).all()):
+        bad = int((~torch.isfinite(logits)).any(dim=1).sum())
+        raise CheckpointError(
+            f"the logits of {bad} of {len(logits)} examples are no numbers: the weights are damaged or have diverged"
+        )
+    return logits
+
+
+def sweep(
+    supernet: Supernet,
+    configs: Iterable[SubmodelConfig],
+    data: "Split",
+    path: str | Path,
+    *,
+    batch_size: int = 128,
+    tokens: int | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> list[SweepRow]:
+    """Evaluate submodels, adding each to the file `path` as soon as it is measured; returns their rows in order.
+
+    What the file holds already is not measured again, so a sweep that was stopped in any way goes on from
+    there. A configuration given twice is measured once. `seed`, kept in the rows, is what the configurations
+    were drawn with; `tokens` is what MACs of a text model are counted at. Raises `SweepError` when the file
+    holds rows of another checkpoint, of other data, or at another token count, and `DataError` when the
+    checkpoint may have been trained on what it would be scored on.
+    """
+    from tqdm.auto import tqdm
+
+    _check_independence(supernet, data)
+    path, tokens = Path(path), supernet.costs.image_tokens or tokens
+    costs = {config: supernet.cost(config, tokens) for config in configs}
+    # read once: a fingerprint is a hash of all weights
+    belongs: dict[str, Any] = {
+        "fingerprint": supernet.fingerprint,
+        "dataset": data.name,
+        "split": data.split,
+        "examples": len(data),
+        "data_fingerprint": data.fingerprint,
+        "tokens": tokens,
+    }
+    rows = {row.config: row for row in repair(path, belongs)}
+    device, libraries = (
+        str(supernet.model.device),
+        f"torch {torch.__version__}, transformers {transformers.__version__}",
+    )
+    left = [config for config in costs if config not in rows]
+    with tqdm(left, initial=len(costs) - len(left), total=len(costs), unit="submodel", disable=not progress) as bar:
+        for config in bar:
+            start = time.perf_counter()
+            measured = evaluate(supernet.extract(config), data, batch_size=batch_size)
+            rows[config] = SweepRow(
+                checkpoint=supernet.name,
+                config=config,
+                **{metric: getattr(costs[config], metric) for metric in METRICS},
+                **belongs,
+                **{name: getattr(measured, name) for name in ("accuracy", "low", "high", "f1", "loss")},
+                seed=seed,
+                device=device,
+                seconds=round(time.perf_counter() - start, 3),
+                libraries=libraries,
+            )
+            append(path, rows[config])
+            bar.set_postfix(accuracy=f"{measured.accuracy:.3f}")
+    return [rows[config] for config in costs]
+
+
+def ends(supernet: Supernet) -> dict[str, SubmodelConfig]:
+    """What a scalable checkpoint is judged by: the full network, the same random one of half its size, the smallest."""
+    half = near_share(supernet.space, 0.5, supernet.family.size_metric, np.random.default_rng(0))
+    return {"full": supernet.space.largest(), "half": half, "smallest": supernet.space.smallest()}

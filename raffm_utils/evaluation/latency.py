@@ -1,0 +1,290 @@
+"""How long a model takes on this machine."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from torch.utils.benchmark import Timer
+from transformers import PreTrainedModel
+
+from ..errors import ElasticSpaceError, RaffmError
+from ..space import NS_PER_MS, Affine, ElasticSpace, SubmodelConfig, at_least_1, example_inputs, spread_over_size
+from ..supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass.
+
+    `per_batch_ms` is the median over `runs` timed blocks, `low_ms` and `high_ms` are the quartiles;
+    `per_example_ms` is the median divided by `batch_size`: throughput, which no single example may see.
+    """
+
+    per_batch_ms: float
+    per_example_ms: float
+    low_ms: float
+    high_ms: float
+    batch_size: int
+    threads: int
+    runs: int
+
+
+def measure_latency_ms(
+    model: PreTrainedModel,
+    inputs: Mapping[str, torch.Tensor] | None = None,
+    *,
+    batch_size: int = 1,
+    threads: int = 1,
+    tokens: int | None = None,
+    seconds: float = 1.0,
+) -> Latency:
+    """Time a model in inference mode on `threads` threads for about `seconds`, after warming up.
+
+    Without `inputs`, made-up ones are used: `batch_size` images, or texts of `tokens` tokens each, without
+    padding. With `inputs`, their own batch size counts. Uses `torch.utils.benchmark`, which repeats short runs in
+    blocks until its clock is precise.
+    """
+    inputs = example_inputs(model, batch_size, tokens) if inputs is None else inputs
+    batch_size = len(next(iter(inputs.values())))
+    times = timed_ms(model, inputs, threads, seconds)
+    low, median, high = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double())
+    return Latency(
+        float(median), float(median) / batch_size, float(low), float(high), batch_size, threads, runs=len(times)
+    )
+
+
+def timed_ms(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], threads: int, seconds: float) -> list[float]:
+    """Milliseconds of one forward pass in every timed block; at least one."""
+    timer = Timer(
+        "run()",
+        globals={"run": torch.inference_mode()(lambda: model(**inputs))},
+        num_threads=at_least_1(threads=threads),
+    )
+    return [1000 * time for time in timer.blocked_autorange(min_run_time=seconds).times]
+
+
+Pairs = list[tuple[SubmodelConfig, float]]
+
+
+def _cache_path(supernet: Supernet, settings: Mapping[str, Any]) -> Path:
+    """The file of these weights and settings on this machine with these libraries."""
+    key = {
+        "machine": [platform.node(), platform.machine(), processor_name(), os.cpu_count()],
+        "libraries": [torch.__version__, transformers.__version__],
+        "device": str(supernet.model.device),
+        "attention": getattr(supernet.model.config, "_attn_implementation", None),
+        "fingerprint": supernet.fingerprint,
+        "space": repr(supernet.space),
+        **settings,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return folder / "raffm_utils" / f"latency-{digest}.json"
+
+
+def _read_cache(path: Path, space: ElasticSpace) -> tuple[Pairs, Pairs] | None:
+    """(fitted, held out) as they were measured; None where nothing usable is kept."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        fitted, held_out = (_pairs(content[key], space) for key in ("measured", "held_out"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, RaffmError):
+        return None  # missing or broken: measured again, and written anew
+    return (fitted, held_out) if fitted else None
+
+
+def _write_cache(
+    path: Path, measured: Iterable[tuple[SubmodelConfig, float]], held_out: Iterable[tuple[SubmodelConfig, float]]
+) -> None:
+    """Keep measurements, all or nothing; a folder that cannot be written to is no error."""
+    content = {
+        key: [{**vars(config), "ms": ms} for config, ms in pairs]
+        for key, pairs in (("measured", measured), ("held_out", held_out))
+    }
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def _pairs(rows: Any, space: ElasticSpace) -> Pairs:
+    found = []
+    for row in rows:
+        config = SubmodelConfig(int(row["hidden"]), tuple(row["attention"]), tuple(row["ffn"]))
+        ms = float(row["ms"])
+        if config not in space or not 0 < ms < float("inf"):
+            raise ValueError(row)
+        found.append((config, ms))
+    return found
+
+
+def processor_name() -> str:
+    """The processor, as Linux names it; elsewhere as Python does."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+BLOCK_SECONDS = 0.03  # of one submodel, before it is another's turn
+KEPT_BELOW = 0.10  # a model with a larger error was measured on a busy machine and is not kept
+CONTROL_SECONDS = 0.2  # of each of two submodels that tell whether kept measurements still hold
+
+
+class Timed(NamedTuple):
+    """A submodel and the median milliseconds that one batch took."""
+
+    config: SubmodelConfig
+    measured_ms: float
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Predicts the milliseconds of one forward pass of `batch_size` examples on `threads` threads.
+
+    `tokens` is the length of every text, None for images. `measured` are the submodels that it was fitted to,
+    `held_out` those that it was not.
+    """
+
+    measured: tuple[Timed, ...]
+    held_out: tuple[Timed, ...]
+    batch_size: int = 1
+    threads: int = 1
+    tokens: int | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        supernet: Supernet,
+        *,
+        batch_size: int = 1,
+        threads: int = 1,
+        tokens: int | None = None,
+        submodels: int = 20,
+        held_out: int = 10,
+        seconds: float = 30.0,
+        cache: bool = True,
+        rng: np.random.Generator | None = None,
+        progress: bool = True,
+    ) -> "LatencyModel":
+        """Measure `submodels` submodels to fit to and `held_out` others, in about `seconds`.
+
+        All take turns in random order, again and again, so that a machine that becomes slower or faster slows or
+        speeds all of them. Up to eight are corners of the space, the others are spread evenly over MACs. With
+        `cache` the measurements are kept in the user's cache folder, for this machine, checkpoint and setting, unless
+        the error on held-out submodels was above 10 %. They are read from there the next time if the machine is
+        still as fast, within 10 %, on the fastest and the slowest of them; if not, all is measured anew.
+        """
+        if submodels < 1 or held_out < 1:
+            raise ElasticSpaceError(f"submodels={submodels}, held_out={held_out}: give at least 1 of each")
+        tokens = None if supernet.family.is_image else tokens
+        settings = {"batch_size": batch_size, "threads": threads, "tokens": tokens}
+        path = _cache_path(supernet, {**settings, "submodels": submodels, "held_out": held_out})
+        if cache and (kept := _read_cache(path, supernet.space)):
+            fitted, others = (tuple(Timed(*pair) for pair in pairs) for pairs in kept)
+            model = cls(fitted, others, batch_size, threads, tokens)
+            if model._still_holds(supernet):
+                return model
+        rng = np.random.default_rng(0) if rng is None else rng
+        chosen = _chosen(supernet.space, submodels, tokens, rng)
+        apart = [c for c in spread_over_size(supernet.space, held_out, rng, "macs", tokens) if c not in chosen]
+        times = _measure(supernet, [*chosen, *apart], batch_size, threads, tokens, seconds, rng, progress)
+        timed = [tuple(Timed(config, times[config]) for config in configs) for configs in (chosen, apart)]
+        model = cls(timed[0], timed[1], batch_size, threads, tokens)
+        if cache and model.held_out_error <= KEPT_BELOW:
+            _write_cache(path, *timed)
+        return model
+
+    def affine(self, hidden: int) -> Affine:
+        """Nanoseconds of one batch at a hidden width, as an affine function of the total widths."""
+        base, attention, ffn = self._coefficients @ (1, hidden)
+        return Affine(round(base), round(attention), round(ffn))
+
+    def predict_ms(self, config: SubmodelConfig) -> float:
+        """Milliseconds of one batch."""
+        return self.affine(config.hidden)(sum(config.attention), sum(config.ffn)) / NS_PER_MS
+
+    @cached_property
+    def held_out_error(self) -> float:
+        """Median relative error on the held-out submodels; NaN where the space had no others left."""
+        errors = [abs(self.predict_ms(config) / measured - 1) for config, measured in self.held_out]
+        return float(np.median(errors)) if errors else float("nan")
+
+    def _still_holds(self, supernet: Supernet) -> bool:
+        inputs = example_inputs(supernet.model, self.batch_size, self.tokens)
+        ordered = sorted(self.measured, key=lambda timed: timed.measured_ms)
+        ratios = [
+            np.median(timed_ms(supernet.extract(config), inputs, self.threads, CONTROL_SECONDS)) / measured_ms
+            for config, measured_ms in (ordered[0], ordered[-1])
+        ]
+        return abs(float(np.mean(ratios)) - 1) <= KEPT_BELOW
+
+    @cached_property
+    def _coefficients(self) -> np.ndarray:
+        """Nanoseconds: base, per attention width and per FFN width (rows), constant and per hidden width (columns).
+
+        Relative errors are made least, so that small submodels are told as well as large ones.
+        """
+        from scipy.optimize import nnls
+
+        widths = np.array([(1, sum(c.attention), sum(c.ffn)) for c, _ in self.measured], dtype=float)
+        hidden = np.array([(1, c.hidden) for c, _ in self.measured], dtype=float)
+        terms = (widths[:, :, None] * hidden[:, None, :]).reshape(len(widths), 6)
+        terms /= NS_PER_MS * np.array([measured for _, measured in self.measured])[:, None]
+        scale = np.linalg.norm(terms, axis=0)
+        return (nnls(terms / scale, np.ones(len(terms)))[0] / scale).reshape(3, 2)
+
+
+def _chosen(space: ElasticSpace, number: int, tokens: int | None, rng: np.random.Generator) -> list[SubmodelConfig]:
+    corners = [
+        SubmodelConfig(hidden, tuple(c[a] for c in space.attention), tuple(c[f] for c in space.ffn))
+        for hidden in (space.hidden[0], space.hidden[-1])
+        for a in (0, -1)
+        for f in (0, -1)
+    ]
+    corners = list(dict.fromkeys(corners))[:number]
+    spread = spread_over_size(space, number - len(corners), rng, "macs", tokens) if number > len(corners) else []
+    return list(dict.fromkeys([*corners, *spread]))
+
+
+def _measure(
+    supernet: Supernet,
+    configs: list[SubmodelConfig],
+    batch_size: int,
+    threads: int,
+    tokens: int | None,
+    seconds: float,
+    rng: np.random.Generator,
+    progress: bool,
+) -> dict[SubmodelConfig, float]:
+    """Median milliseconds of every submodel; they take turns, at least twice, until the time is up."""
+    from tqdm.auto import tqdm
+
+    inputs = example_inputs(supernet.model, batch_size, tokens)
+    times: dict[SubmodelConfig, list[float]] = {config: [] for config in configs}
+    turns = chain.from_iterable(rng.permutation(len(configs)) for _ in count())
+    start, least = time.perf_counter(), 2 * len(configs)
+    with tqdm(total=100, desc="measuring latencies", unit="%", disable=not progress) as bar:
+        for done, number in enumerate(turns):
+            passed = time.perf_counter() - start
+            share = min(passed / seconds, done / least)
+            bar.update(min(100, int(100 * share)) - bar.n)
+            if share >= 1:
+                break
+            # extracted anew, which takes milliseconds: all at once might not fit into memory
+            model = supernet.extract(configs[number])
+            times[configs[number]].append(float(np.median(timed_ms(model, inputs, threads, BLOCK_SECONDS))))
+    return {config: float(np.median(found)) for config, found in times.items()}

@@ -1,0 +1,142 @@
+"""The sweep file: one JSON line per evaluated submodel, only ever appended to."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import ElasticSpaceError, SweepError
+from ..space import SubmodelConfig
+
+ENDS = "ends"  # the subfolder of figures/data with full, half and smallest networks on whole splits
+_ROW_START = b'{"checkpoint": '  # how every row begins
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One submodel evaluated once: a line of a sweep file.
+
+    `macs` are of one example of `tokens` tokens, None where no count was given; `seed` is what the
+    configurations were drawn with; `accuracy` to `loss` are as in `Evaluation`. `encoder_parameters`
+    (see `Cost`) are None in rows older than that field.
+    """
+
+    checkpoint: str
+    fingerprint: str
+    config: SubmodelConfig
+    parameters: int
+    macs: int | None
+    weight_bytes: int
+    tokens: int | None
+    dataset: str
+    split: str
+    data_fingerprint: str
+    examples: int
+    accuracy: float
+    low: float
+    high: float
+    f1: float
+    loss: float
+    seed: int | None
+    device: str
+    seconds: float
+    libraries: str
+    encoder_parameters: int | None = None
+
+    @classmethod
+    def from_json(cls, line: bytes, where: str) -> "SweepRow":
+        """Read one line; `where` names it in a `SweepError`."""
+        try:
+            content = json.loads(line)
+            attention, ffn = (tuple(map(int, content[key])) for key in ("attention", "ffn"))
+            values = {**_DEFAULTS, **content, "config": SubmodelConfig(int(content["hidden"]), attention, ffn)}
+            for item in fields(cls):
+                kind: Any = int | float if item.type is float else item.type
+                if not isinstance(values[item.name], kind):
+                    raise ValueError(f"{item.name}={values[item.name]!r}")
+        except KeyError as error:
+            raise SweepError(f"{where}: {error} is missing: remove the line, or the file to start anew") from error
+        except (ValueError, TypeError, RecursionError, ElasticSpaceError) as error:
+            raise SweepError(
+                f"{where}: not a row of a sweep ({error}): remove the line, or the file to start anew"
+            ) from error
+        return cls(**{item.name: values[item.name] for item in fields(cls)})
+
+    def to_json(self) -> bytes:
+        """The line to write, its end included; inverse of `from_json`."""
+        content = asdict(self)
+        widths = content.pop("config")
+        start = {key: content.pop(key) for key in ("checkpoint", "fingerprint")}
+        return json.dumps({**start, **widths, **content}, allow_nan=False).encode() + b"\n"
+
+
+_DEFAULTS = {item.name: item.default for item in fields(SweepRow) if item.default is not MISSING}
+
+
+def read_sweep(path: str | Path) -> list[SweepRow]:
+    """The rows of a sweep file, each submodel once; a last line that was cut off while written is left out.
+
+    Raises `SweepError`, naming the line, when the file is missing or holds anything else.
+    """
+    return _parse(Path(path))[0]
+
+
+def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
+    """Make a file fit to be appended to, without a last line that was cut off; returns its rows.
+
+    Raises `SweepError`, and leaves the file alone, when a row differs from `belongs` (field -> value).
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return []
+    rows, tail, torn = _parse(path)
+    for row in rows:
+        for key, value in belongs.items():
+            if (found := getattr(row, key)) != value:
+                raise SweepError(
+                    f"{path} holds rows with {key}={found!r}, not {value!r}: give another path, or remove the file"
+                )
+    if torn:
+        os.truncate(path, path.stat().st_size - len(tail))
+    elif tail:
+        _write(path, b"\n")
+    return rows
+
+
+def append(path: Path, row: SweepRow) -> None:
+    """Add a row and wait until it is on the disk."""
+    _write(path, row.to_json())
+
+
+def _parse(path: Path) -> tuple[list[SweepRow], bytes, bool]:
+    """Rows, what stands behind the last line end, and whether that is a row cut off rather than a whole one."""
+    try:
+        *lines, tail = path.read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise SweepError(f"{path} does not exist: make it with sweep(...)") from error
+    rows = [SweepRow.from_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    text = tail.strip(b"\0 \t\r")  # a crash of the machine may leave zeros
+    try:
+        rows += [SweepRow.from_json(text, f"{path}, line {len(lines) + 1}")] if text else []
+        torn = not text
+    except SweepError:
+        if not (text.startswith(_ROW_START) or _ROW_START.startswith(text)):
+            raise  # no file of ours: nothing may be cut off
+        torn = True
+    unique: dict[object, SweepRow] = {}
+    for row in rows:
+        unique.setdefault((row.fingerprint, row.data_fingerprint, row.tokens, row.config), row)
+    return list(unique.values()), tail, torn and bool(tail)
+
+
+def _write(path: Path, data: bytes) -> None:
+    # one write in append mode: neither a kill nor a second process can interleave rows
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        if os.write(handle, data) != len(data):
+            raise SweepError(f"{path}: a row could not be written whole: make room on the disk and run again")
+        os.fsync(handle)
+    finally:
+        os.close(handle)

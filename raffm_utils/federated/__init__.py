@@ -1,0 +1,14 @@
+"""Training a supernet by federated learning: recipe, rounds, client, server, simulation, named checkpoints.
+
+Starts from a foundation model (`foundations`) whose axes are put in order first (`ordering`).
+"""
+
+from .classifier import calibrate_classifier, fit_classifier
+from .client import fewer_patches, local_update, rate_share
+from .named_checkpoints import RECIPES, Named, align, start
+from .ordering import CONSTANT, concentrate, keep_ffn_means, magnitude_scores
+from .recipe import WEIGHTINGS, Recipe
+from .rounds import count_round, count_run, device_caps, partition, plan_round
+from .server import Update, aggregate, server_update
+from .shrinkage import idle_rounds
+from .simulation import run

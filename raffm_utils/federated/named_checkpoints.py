@@ -1,0 +1,248 @@
+"""The named checkpoints that this project trains: how each is made, from the foundation model on."""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import SPLIT_SEED, Split, load_split
+from ..errors import TrainingError
+from ..evaluation import Evaluation, evaluate
+from ..files import RUNS_FOLDER
+from ..space import FAMILIES, SIZE_TOKENS
+from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
+from . import foundations
+from .classifier import calibrate_classifier, fit_classifier
+from .ordering import concentrate, keep_ffn_means
+from .recipe import Recipe
+from .rounds import count_run
+from .simulation import run
+
+ALIGNMENT_EXAMPLES, ROUND_EXAMPLES = 400, 300
+
+
+@dataclass(frozen=True)
+class Named:
+    """A checkpoint by name: data, foundation model, elastic space and recipe."""
+
+    dataset: str
+    foundation: str  # what `foundations.foundation` takes
+    attention: tuple[int, ...]
+    ffn: tuple[int, ...]
+    hidden: tuple[int, ...]
+    recipe: Recipe
+    image_size: int | None = None
+    head_scale: float = 8.0  # of the classifier that training starts from, see `fit_classifier`
+    keep_means: bool = False  # whether narrowed FFNs keep the mean of their output, see `keep_ffn_means`
+    then: Recipe | None = None  # a second part of the training, by the same clients
+    calibrated: bool = False  # whether the classifier is scaled at the end, see `calibrate_classifier`
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        return (self.recipe,) if self.then is None else (self.recipe, self.then)
+
+
+SMALL_TEXT = Recipe(
+    setting="small",
+    rounds=40,
+    local_epochs=2,
+    batch_size=16,
+    learning_rate=4e-5,
+    cosine_rounds=40,
+    cooldown_rounds=0,
+    local_warmup_steps=2,
+    dirichlet=0.5,
+    server_momentum=0.8,
+    full_participant=True,
+    weighting="impurity",
+    divide="even_noise",
+    freeze_tables=True,
+    balance_labels=True,
+    average_rounds=15,
+    autocast=False,
+    sized_by="macs",
+)
+BERT_MINI: dict[str, Any] = {
+    "foundation": "minilm-l6",
+    "attention": tuple(range(384, 167, -24)),
+    "ffn": tuple(range(1536, 767, -128)),
+    # Norms behind the blocks keep the residual stream from being rotated, so that narrowing it breaks the network
+    "hidden": (384,),
+    "head_scale": 1.0,
+    "calibrated": True,
+}
+CIFAR_LARGE = Recipe(
+    setting="large",
+    rounds=44,
+    batch_size=16,
+    learning_rate=1e-4,
+    final_learning_rate_share=0.1,
+    cosine_rounds=44,
+    cooldown_rounds=8,
+    server_momentum=0.5,
+    average_rounds=6,
+    horizontal_flip=True,
+    full_rate_rms=0.05,
+    patch_share=0.5,
+    autocast=False,
+)
+# A second part on all patches, with a rate that falls to 0: under Large of mostly small ones, which lag most
+CIFAR_LARGE_THEN = replace(
+    CIFAR_LARGE, rounds=12, learning_rate=5e-5, cosine_rounds=24, cooldown_rounds=12, average_rounds=4, size_power=4.0
+)
+CIFAR_SMALL = replace(
+    CIFAR_LARGE, setting="small", full_participant=True, rounds=40, cosine_rounds=56, cooldown_rounds=16
+)
+CIFAR_SMALL_THEN = replace(
+    CIFAR_SMALL, rounds=8, learning_rate=5e-5, cosine_rounds=16, cooldown_rounds=8, average_rounds=3
+)
+CIFAR: dict[str, Any] = {
+    "foundation": "dinov2-small",
+    "image_size": 70,
+    "attention": tuple(range(384, 191, -24)),
+    "ffn": tuple(range(1536, 767, -128)),
+    "hidden": (384, 360),
+    "keep_means": True,
+}
+RECIPES = {
+    "vit-small-fashion-mnist-large-budget": Named(
+        dataset="fashion_mnist",
+        foundation="dinov2-small",
+        image_size=56,
+        attention=tuple(range(384, 191, -24)),
+        ffn=tuple(range(1536, 767, -128)),
+        hidden=tuple(range(384, 263, -24)),
+        recipe=Recipe(setting="large", horizontal_flip=True),
+    ),
+    "vit-small-cifar10-large-budget": Named("cifar10", recipe=CIFAR_LARGE, then=CIFAR_LARGE_THEN, **CIFAR),
+    "vit-small-cifar10-small-budget": Named("cifar10", recipe=CIFAR_SMALL, then=CIFAR_SMALL_THEN, **CIFAR),
+    "vit-small-cifar100-large-budget": Named("cifar100", recipe=CIFAR_LARGE, then=CIFAR_LARGE_THEN, **CIFAR),
+    "bert-mini-movie-reviews-small-budget": Named("movie_reviews", recipe=SMALL_TEXT, **BERT_MINI),
+    # the hub has all 67,349 phrases: a client would have nine times as much to do in one round
+    "bert-mini-sst2-small-budget": Named(
+        "sst2",
+        recipe=replace(SMALL_TEXT, local_steps=10),
+        **BERT_MINI,
+    ),
+}
+
+
+def train(name: str, folder: Path | None = None) -> Path:
+    """Train a named checkpoint (resuming what `runs/<name>` holds) and write it; returns its folder."""
+    if name not in RECIPES:
+        raise TrainingError(f"no recipe {name!r}: known are {', '.join(RECIPES)}")
+    named, folder = RECIPES[name], folder or checkpoints.BUNDLED_FOLDER / name
+    supernet, processor = start(named)
+    train_split = load_split(named.dataset, "train", processor=processor)
+    validation = load_split(named.dataset, "validation", processor=processor)
+    print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
+    counted = [costs for recipe in named.parts for costs in count_run(supernet, recipe, train_split.labels)]
+    work = sum(cost.macs for costs in counted for cost in costs)
+    print(f"clients have to compute {work / 1e12:,.1f} T MACs in all")
+    align(named, supernet, train_split, validation)
+    watched = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
+    for place, recipe in enumerate(named.parts):
+        rows = run(supernet, train_split, watched, recipe, RUNS_FOLDER / (f"{name}-then" if place else name))
+    if named.calibrated:
+        calibrate_classifier(supernet, validation)
+    # what is stored is what is measured: float16 weights, read back
+    provenance = _provenance(named)
+    checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
+    supernet = Supernet.from_pretrained(folder)
+    test = load_split(named.dataset, "test", processor=processor)
+    measured = {
+        size: evaluate(supernet.extract(config), test)
+        for size, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest()))
+    }
+    provenance["accuracy"] = {size: _describe(result, "test") for size, result in measured.items()}
+    provenance["last_round"] = rows[-1]
+    checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
+    (folder / "README.md").write_text(
+        checkpoint_card(name, _provenance(named), named.parts, supernet, measured), encoding="utf-8"
+    )
+    return folder
+
+
+def align(named: Named, supernet: Supernet, train: Split, validation: Split) -> None:
+    """Order the axes of a foundation model and fit its classifier, in place: where federated training starts from."""
+    # the fused kernel is slower than plain products for so few tokens, above all backwards
+    supernet.model.set_attn_implementation("eager")
+    few = validation.subset(range(min(ALIGNMENT_EXAMPLES, len(validation))))
+    concentrate(supernet, few)
+    if named.keep_means:
+        keep_ffn_means(supernet, few)
+    one_round = len(train) // named.recipe.clients * named.recipe.participants
+    fit_classifier(supernet, train.subset(range(one_round)), named.head_scale)
+
+
+def start(named: Named) -> tuple[Supernet, Any]:
+    """The foundation model as an untrained supernet, and its processor."""
+    from ..data import DATASETS
+
+    names = DATASETS[named.dataset].label_names
+    model, processor = foundations.foundation(named.foundation, names, named.image_size)
+    return Supernet(model, FAMILIES[model.config.model_type], _spec(named, {})), processor
+
+
+def _spec(named: Named, provenance: dict[str, Any]) -> ElasticSpec:
+    return ElasticSpec("recipe", named.attention, named.ffn, named.hidden, PER_HEAD, provenance)
+
+
+def _provenance(named: Named) -> dict[str, Any]:
+    return {
+        "foundation_model": foundations.DESCRIPTIONS.get(named.foundation, named.foundation),
+        "dataset": named.dataset,
+        "split_seed": SPLIT_SEED,
+        "clients": named.recipe.clients,
+        "rounds": sum(recipe.rounds for recipe in named.parts),
+        "budget_setting": named.recipe.setting,
+        "recipe": asdict(named.recipe),
+        **({"then": asdict(named.then)} if named.then else {}),
+        "versions": {library: importlib.metadata.version(library) for library in ("torch", "transformers")},
+    }
+
+
+def _describe(result: Evaluation, split: str) -> dict[str, Any]:
+    return {"split": split, **{k: v for k, v in asdict(result).items() if k != "examples_per_second"}}
+
+
+def checkpoint_card(
+    name: str, provenance: dict[str, Any], parts: Sequence[Recipe], supernet: Supernet, measured: dict[str, Evaluation]
+) -> str:
+    """The README of a trained checkpoint: what it is, how it was made, and what was measured on the test split."""
+    space, recipe = supernet.space, parts[0]
+    of = "" if supernet.family.is_image else f" of {SIZE_TOKENS} tokens"
+    lines = [
+        "---",
+        "license: apache-2.0",
+        "library_name: transformers",
+        f"datasets: [{provenance['dataset']}]",
+        "---",
+        f"# {name}",
+        "",
+        f"A scalable (super) network: {space.count():,} submodels can be cut from it and used as they are.",
+        "",
+        f"Foundation model: {provenance['foundation_model']}.",
+        f"Trained on {provenance['dataset']} by {recipe.clients} simulated clients,",
+        f"{recipe.participants} a round, {provenance['rounds']} rounds, system setting *{recipe.setting}*, "
+        + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
+        "",
+        f"| network | parameters | without embeddings | MACs{of} "
+        "| test accuracy | 95 % interval | macro-F1 | examples |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for size, config in (("full", space.largest()), ("smallest", space.smallest())):
+        cost, result = supernet.cost(config, SIZE_TOKENS), measured[size]
+        lines.append(
+            f"| {size} | {cost.parameters:,} | {cost.encoder_parameters:,} | {cost.macs:,} | {result.accuracy:.2%} | "
+            f"{result.low:.2%} to {result.high:.2%} | {result.f1:.2%} | {result.examples:,} |"
+        )
+    lines += ["", f"Made by `make train NAME={name}`, with this recipe:", ""]
+    for place, part in enumerate(parts):
+        lines += ["And then:", ""] if place else []
+        lines += ["```json", json.dumps(asdict(part), indent=1), "```", ""]
+    return "\n".join(lines)

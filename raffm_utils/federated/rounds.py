@@ -1,0 +1,114 @@
+"""Who takes part in federated training: local data, device classes, and the submodel that each client trains."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import TrainingError
+from ..space import DEVICE_CAPS, SIZE_TOKENS, SYSTEM_SETTINGS, SubmodelConfig, near_share
+from ..supernet import Supernet
+from .recipe import Recipe
+
+
+def partition(labels: torch.Tensor, clients: int, dirichlet: float | None, seed: int) -> list[torch.Tensor]:
+    """Indices of every client's examples: IID shards, or label-skewed by Dirichlet(`dirichlet`)."""
+    if not 0 < clients <= len(labels):
+        raise TrainingError(f"{clients} clients for {len(labels)} examples: give every client at least one")
+    if dirichlet is not None and not 0 < dirichlet < math.inf:
+        raise TrainingError(f"dirichlet={dirichlet}: give a positive number (small: much skew), or None for IID shards")
+    rng = np.random.default_rng([seed, 1])
+    if dirichlet is None:
+        return [torch.from_numpy(part) for part in np.array_split(rng.permutation(len(labels)), clients)]
+    owner = np.empty(len(labels), dtype=np.int64)
+    for label in labels.unique():
+        rows = rng.permutation(np.flatnonzero(labels.numpy() == int(label)))
+        cuts = (np.cumsum(rng.dirichlet([dirichlet] * clients))[:-1] * len(rows)).astype(int)
+        for client, part in enumerate(np.split(rows, cuts)):
+            owner[part] = client
+    # a client without data could never take part: it gets one example of the largest
+    empty = np.flatnonzero(np.bincount(owner, minlength=clients) == 0)
+    for client in empty.tolist():
+        owner[np.flatnonzero(owner == np.bincount(owner).argmax())[0]] = client
+    return [torch.from_numpy(np.flatnonzero(owner == client)) for client in range(clients)]
+
+
+def device_caps(setting: str, clients: int) -> np.ndarray:
+    """The share of the full network's parameters that each client can train, by the system setting."""
+    if setting not in SYSTEM_SETTINGS:
+        raise TrainingError(f"setting {setting!r}: known are {', '.join(SYSTEM_SETTINGS)}")
+    shares = SYSTEM_SETTINGS[setting]
+    counts = np.diff(np.round(np.cumsum([0.0, *shares.values()]) * clients).astype(int))
+    return np.repeat([DEVICE_CAPS[device] for device in shares], counts)
+
+
+def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[int, SubmodelConfig]]:
+    """Who takes part in a round, and with which submodel: the strongest device among them the largest it has room
+    for (or the whole network), the weakest the smallest, the others one drawn over what they can train
+    (`Recipe.size_power`)."""
+    space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, number])
+    caps = device_caps(recipe.setting, recipe.clients)
+    if not recipe.submodels:
+        everyone = rng.choice(recipe.clients, min(recipe.participants, recipe.clients), replace=False)
+        return [(client, space.largest()) for client in everyone.tolist()]
+    reach = space.reach(recipe.sized_by, SIZE_TOKENS)
+    least, most = (share / reach[1] for share in reach)
+    progress = min(1.0, number / recipe.shrink_rounds) if recipe.shrink_rounds else 1.0
+    floor = most - (most - least) * progress
+    # a device below the smallest network trains that one, rather than nothing ever
+    able = np.flatnonzero(np.maximum(caps, least) >= min(floor, caps.max()) - 1e-9)
+    chosen = rng.choice(able, min(recipe.participants, len(able)), replace=False)
+    chosen = chosen[np.argsort(-caps[chosen], kind="stable")]  # the largest device takes the largest network
+    plan = []
+    for place, client in enumerate(chosen):
+        high = most if place == 0 and recipe.full_participant else min(most, max(caps[client], least))
+        low = min(floor, high)
+        if 0 < place < len(chosen) - 1:
+            size = low + (high - low) * rng.random() ** recipe.size_power
+        else:
+            size = low if place else high
+        plan.append((int(client), near_share(supernet.space, size, recipe.sized_by, rng)))
+    return plan
+
+
+BYTES_PER_VALUE = 4  # weights travel as float32, both ways
+TRAINING_FACTOR = 3  # a backward pass takes about twice the products of a forward pass
+
+
+@dataclass(frozen=True)
+class ClientCost:
+    """One client in one round: `bytes_down` and `bytes_up` of weights, and the MACs of its training.
+
+    A submodel is sent down and its trained part sent back: look-up tables that are frozen are neither. `macs` are three
+    times those of a forward pass, over all examples that the client trains on; of text at 32 tokens.
+    """
+
+    client: int
+    parameters: int
+    bytes_down: int
+    bytes_up: int
+    macs: int
+
+
+def count_round(supernet: Supernet, recipe: Recipe, number: int, examples: Sequence[int]) -> list[ClientCost]:
+    """What round `number` (from 0) costs each of its clients, who have `examples[client]` examples."""
+    whole = supernet.costs.patches
+    seen = None if whole is None else recipe.patches_in(number, whole) or whole
+    tokens = SIZE_TOKENS if seen is None else 1 + seen
+    costs = []
+    for client, config in plan_round(supernet, recipe, number):
+        cost = supernet.cost(config)
+        sent = cost.encoder_parameters if recipe.freeze_tables else cost.parameters
+        steps = recipe.local_steps
+        trained = examples[client] if steps is None else min(examples[client], steps * recipe.batch_size)
+        macs = TRAINING_FACTOR * supernet.costs.macs(config, tokens) * trained * recipe.local_epochs
+        costs.append(ClientCost(client, cost.parameters, sent * BYTES_PER_VALUE, sent * BYTES_PER_VALUE, macs))
+    return costs
+
+
+def count_run(supernet: Supernet, recipe: Recipe, labels: torch.Tensor) -> list[list[ClientCost]]:
+    """What every round of a run on training examples with these labels costs its clients (see `count_round`)."""
+    owned = [len(part) for part in partition(labels, recipe.clients, recipe.dirichlet, recipe.seed)]
+    return [count_round(supernet, recipe, number, owned) for number in range(recipe.rounds)]

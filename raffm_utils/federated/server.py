@@ -1,0 +1,85 @@
+"""Federated training of a supernet: clients of very different size train submodels of one network.
+
+The recipe of a run, what a client sends back, and how a server puts it together; `client.py` is the other end.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..space import Parameter, SubmodelConfig
+from ..supernet import Supernet
+from .recipe import RULES, Recipe
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back: which submodel it trained, its new weights, on how many examples, its weight."""
+
+    config: SubmodelConfig
+    state: State
+    examples: int
+    loss: float
+    weight: float = 1.0
+
+
+def fault(update: Update, sent: Mapping[str, torch.Tensor]) -> str | None:
+    """What is wrong with an update to the weights that were `sent`, or None: a server trusts no client."""
+    if update.state.keys() != sent.keys():
+        return f"other parameters than were sent ({len(update.state)} instead of {len(sent)})"
+    for name, tensor in sent.items():
+        if update.state[name].shape != tensor.shape:
+            return f"{name} of shape {tuple(update.state[name].shape)}, not {tuple(tensor.shape)}"
+        if not bool(update.state[name].isfinite().all()):
+            return f"{name} is not finite"
+    return None
+
+
+def aggregate(
+    state: State,
+    parameters: Iterable[Parameter],
+    heads: int | None,
+    updates: Sequence[Update],
+    divide: str = "coverage",
+    expected_weight: float | None = None,
+) -> tuple[State, dict[str, torch.Tensor]]:
+    """Weighted mean change of every entry over the clients that covered it, and the sum of their weights (FedAvg).
+
+    `divide` is as in `Recipe`; the weight of all in an average round is `expected_weight`, by default that of these
+    updates. An entry that no client covered has change 0.
+    """
+    change, coverage = {}, {}
+    present = sum(update.weight for update in updates)
+    expected = present if expected_weight is None else expected_weight
+    for p in parameters:
+        total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
+        for update in updates:
+            widths = update.config.widths(p.layer)
+            part = p.region(total, widths, heads)
+            part += update.weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
+            p.region(count, widths, heads).add_(update.weight)
+        change[p.name] = torch.where(count > 0, RULES[divide](total, count, present, expected, state[p.name]), 0)
+        coverage[p.name] = count
+    return change, coverage
+
+
+def server_update(
+    supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe, expected_weight: float | None = None
+) -> None:
+    """Move the covered entries by the clients' mean change, with momentum; all others stay as they are.
+
+    `expected_weight` is as in `aggregate`.
+    """
+    weights = {name: p.data for name, p in supernet.model.named_parameters()}
+    change, coverage = aggregate(
+        weights, supernet.parameters, supernet.slicing_heads, updates, recipe.divide, expected_weight
+    )
+    for name, weight in weights.items():
+        covered = coverage[name] > 0
+        momentum[name].copy_(
+            torch.where(covered, recipe.server_momentum * momentum[name] + change[name], momentum[name])
+        )
+        weight.add_(torch.where(covered, momentum[name], 0))

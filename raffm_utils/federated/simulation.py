@@ -1,0 +1,178 @@
+"""A federation on one machine: rounds of clients, resumable after every one."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from ..data import Split
+from ..errors import TrainingError
+from ..evaluation import evaluate
+from ..space import SubmodelConfig
+from ..supernet import Supernet
+from .client import client_weight, local_update
+from .recipe import Recipe
+from .rounds import partition, plan_round
+from .server import State, Update, fault, server_update
+
+STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
+
+
+def run(
+    supernet: Supernet, train: Split, validation: Split, recipe: Recipe, folder: Path, *, workers: int = 2
+) -> list[dict[str, Any]]:
+    """Train `supernet` in place and return one row of metrics per round.
+
+    After every round the server's state and a line of metrics (on `validation`, never on test) are
+    written to `folder`; a run that was stopped goes on from there, to the same weights bit for bit.
+    `workers` clients are trained side by side, each on one core; the result does not depend on it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: p.data for name, p in supernet.model.named_parameters()}
+    momentum = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    average = {name: torch.zeros_like(weight) for name, weight in weights.items() if recipe.average_rounds > 1}
+    kept = {"weights": weights, "momentum": momentum, "average": average}
+    identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
+    rows = _resume(folder, identity, kept)
+    recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
+    shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
+    # the weight of an average round; clients tell the server their weights, not their data
+    expected = sum(client_weight(shard, recipe) for shard in shards) / recipe.clients * recipe.participants
+    bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
+    for number in bar:
+        rate = learning_rate(recipe, number)
+        whole = supernet.costs.patches
+        patches = None if whole is None else recipe.patches_in(number, whole)
+
+        def client(
+            task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
+        ) -> Update:
+            model = supernet.extract(task[1], copy=True)
+            for parameter in supernet.parameters:
+                if parameter.table and recipe.freeze_tables:
+                    model.get_parameter(parameter.name).requires_grad_(False)
+            seed = (recipe.seed, number, task[0])
+            return local_update(model, task[1], shards[task[0]], recipe, rate, seed, patches)
+
+        with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+            plan = plan_round(supernet, recipe, number)
+            updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
+        server_update(supernet, momentum, updates, recipe, expected)
+        row: dict[str, Any] = {"round": number + 1, "learning_rate": rate, "clients": len(updates)}
+        row["loss"] = sum(u.loss for u in updates) / max(1, len(updates))
+        if refused:
+            row["refused"] = refused
+        averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
+        shown = average if averaged > 0 else {}
+        for name, mean in shown.items():
+            mean.add_((weights[name] - mean) / averaged)
+        with _replaced(weights, shown):
+            for name, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
+                row[name] = evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
+        rows.append(row)
+        _save(folder, identity, rows, kept)
+        bar.set_postfix(full=f"{row['full']:.3f}", smallest=f"{row['smallest']:.3f}", loss=f"{row['loss']:.3f}")
+    for name, mean in average.items():
+        weights[name].copy_(mean)
+    return rows
+
+
+def _sound(
+    supernet: Supernet, plan: list[tuple[int, SubmodelConfig]], updates: list[Update]
+) -> tuple[list[Update], dict[str, str]]:
+    """The updates that can be used, and why those of other clients cannot; says so at once."""
+    sound, refused = [], {}
+    for (number, config), update in zip(plan, updates, strict=True):
+        if wrong := fault(update, dict(supernet.extract(config).named_parameters())):
+            refused[str(number)] = wrong
+            tqdm.write(f"client {number} is refused in this round: {wrong}")
+        else:
+            sound.append(update)
+    return sound, refused
+
+
+def learning_rate(recipe: Recipe, number: int) -> float:
+    """The rate of one round: a cosine, and a linear cooldown at the end of the run."""
+    least, progress = recipe.final_learning_rate_share, min(1.0, number / recipe.cosine_rounds)
+    cosine = least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))
+    cooldown = min(1.0, (recipe.rounds - number) / recipe.cooldown_rounds) if recipe.cooldown_rounds else 1.0
+    return recipe.learning_rate * cosine * cooldown
+
+
+@contextmanager
+def _replaced(weights: State, others: State) -> Iterator[None]:
+    """Other values in the place of some weights, for a while."""
+    own = {name: weights[name].clone() for name in others}
+    for name, other in others.items():
+        weights[name].copy_(other)
+    try:
+        yield
+    finally:
+        for name, weight in own.items():
+            weights[name].copy_(weight)
+
+
+def _native_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself: where it is emulated, training takes ten times as long."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+@contextmanager
+def _one_thread_each(workers: int) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _save(folder: Path, identity: dict[str, Any], rows: list[dict[str, Any]], kept: dict[str, State]) -> None:
+    # weights and rows in one file, swapped in whole: a kill between two files could tear them apart
+    tensors = {f"{kind}.{name}": tensor for kind, state in kept.items() for name, tensor in state.items()}
+    metadata = {"identity": json.dumps(identity), "rows": json.dumps(rows)}
+    save_file(tensors, folder / f"{STATE_FILE}.tmp", metadata=metadata)
+    os.replace(folder / f"{STATE_FILE}.tmp", folder / STATE_FILE)
+    _write_log(folder, rows)
+
+
+def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    return {**identity["recipe"], "space": identity["space"], "data": identity["data"]}
+
+
+def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> list[dict[str, Any]]:
+    path = folder / STATE_FILE
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    stored, given = (_flat(part) for part in (json.loads(metadata["identity"]), identity))
+    stored = {**asdict(Recipe()), **stored}  # a run from before an option existed was trained without it
+    if stored != given:
+        differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
+        raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")
+    tensors = load_file(path)
+    shapes = {f"{kind}.{name}": tensor.shape for kind, state in kept.items() for name, tensor in state.items()}
+    if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
+        raise TrainingError(f"{path} belongs to a run of another network: give a new folder, or remove it")
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        kept[kind][name].copy_(tensor)
+    rows: list[dict[str, Any]] = json.loads(metadata["rows"])
+    _write_log(folder, rows)  # a kill may have come between the state and its log
+    return rows

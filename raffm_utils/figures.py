@@ -1,0 +1,166 @@
+"""The figures of this repository, drawn again: stored sweeps, and beneath them what was evaluated just now."""
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import evaluation, plotting
+from .data import DATASETS, Tokens
+from .errors import CheckpointError, DataError
+from .evaluation import ENDS, SweepRow, ends, read_sweep
+from .files import REPOSITORY, RUNS_FOLDER
+from .space import SIZE_TOKENS, spread_over_size, spread_over_widths
+from .supernet import Supernet, checkpoints
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# Names and titles of the figures that have a counterpart in the paper.
+PUBLISHED = {
+    "vit-small-fashion-mnist-large-budget": ("vit_performance_vs_params", "ViT Scaled Model Performance"),
+    "vit-small-cifar10-large-budget": ("vit_cifar10_large_performance_vs_params", "Scaled ViT on CIFAR-10, Large"),
+    "vit-small-cifar10-small-budget": ("vit_cifar10_small_performance_vs_params", "Scaled ViT on CIFAR-10, Small"),
+    "bert-mini-sst2-small-budget": ("bert_sst2_performance_vs_params", "Scaled BERT on SST-2"),
+    "bert-mini-movie-reviews-small-budget": (
+        "bert_movie_reviews_performance_vs_params",
+        "Scaled BERT on movie_reviews",
+    ),
+}
+# Checkpoints of one dataset trained under different system settings, and the figure that lays them over each other.
+SETTINGS = {"Large": "vit-small-cifar10-large-budget", "Small": "vit-small-cifar10-small-budget"}
+SETTINGS_STEM, HETEROGENEITY_STEM = "vit_cifar10_settings", "heterogeneity"
+HETEROGENEITY = REPOSITORY / "benchmarks" / "heterogeneity.json"
+
+
+def redraw(submodels: int, examples: int, seed: int | None) -> None:
+    """Evaluate a fresh sample of every bundled checkpoint and draw it over its stored sweep.
+
+    Stored sweeps of checkpoints that are not here, or whose data are not, are drawn by themselves. Raises
+    `CheckpointError` when there is no checkpoint at all.
+    """
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    if not (names := checkpoints.bundled()):
+        folder = checkpoints.BUNDLED_FOLDER
+        raise CheckpointError(f"no checkpoint in {folder}: fetch one, or make one with make train NAME=...")
+    drawn = []
+    for name in names:
+        try:
+            _with_fresh_sample(name, submodels, examples, seed)
+            drawn.append(name)
+        except DataError as error:  # a checkpoint may be here, but not its data
+            print(f"{name}: no fresh sample: {error}")
+    for path in sorted((plotting.FIGURES / "data").glob("*.jsonl")):
+        if path.stem not in drawn and (rows := _rows(path.stem)):
+            print(
+                f"{path.stem}: drawn from its {len(rows)} stored rows alone (make train NAME={path.stem} makes weights)"
+            )
+            _stored(path.stem, rows)
+    if all(_rows(name) for name in SETTINGS.values()):
+        _save(plotting.plot_settings(*stored_settings()), SETTINGS_STEM)
+    if HETEROGENEITY.exists():
+        results = json.loads(HETEROGENEITY.read_text(encoding="utf-8"))
+        _save(plotting.plot_heterogeneity(results)[0], HETEROGENEITY_STEM)
+
+
+def stored_settings() -> tuple[dict[str, list[SweepRow]], dict[str, list[SweepRow]]]:
+    """The sweeps of one dataset under several system settings, and the ends of each; see `plot_settings`."""
+    sweeps, ends = ({setting: _rows(name, part) for setting, name in SETTINGS.items()} for part in ("", ENDS))
+    return sweeps, ends
+
+
+def _rows(name: str, part: str = "") -> list[SweepRow]:
+    path = plotting.FIGURES / "data" / part / f"{name}.jsonl"
+    return [row for row in read_sweep(path) if row.split == "test"] if path.exists() else []
+
+
+def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> None:
+    from .data import load_split
+
+    supernet = Supernet.from_pretrained(name)
+    space, metric = supernet.space, supernet.family.size_metric
+    print(f"{name}: {space.count():,} submodels in the space")
+    data = load_split(supernet.spec.dataset, "test", limit=examples, processor=supernet.processor)
+    configs = spread_over_size(space, submodels, np.random.default_rng(seed), metric, SIZE_TOKENS)
+    print(f"evaluating {submodels} of them, drawn with --seed {seed}, on {len(data):,} test examples each")
+    path = RUNS_FOLDER / f"live-{name}-{examples}-{seed}.jsonl"
+    live = evaluation.sweep(supernet, configs, data, path, tokens=SIZE_TOKENS, seed=seed)
+    path, fingerprint = plotting.FIGURES / "data" / f"{name}.jsonl", supernet.fingerprint
+    rows = read_sweep(path)
+    stored = [row for row in rows if row.fingerprint == fingerprint]
+    if len(stored) < len(rows):
+        print(f"{path}: {len(rows) - len(stored)} rows belong to other weights and are left out of the figure")
+    # those measured on the whole split, where there are any, as when a sweep is drawn by itself
+    whole = [row for row in _rows(name, ENDS) if row.fingerprint == fingerprint]
+    ends = {row.config: row for row in [*stored, *whole]}
+    full, smallest = ends.get(space.largest()), ends.get(space.smallest())
+    title = f"{supernet.family.label} Scaled Model Performance"
+    _draw(name, title, stored, metric, live=live, full=full, smallest=smallest, count=space.count())
+
+
+def _stored(name: str, rows: list[SweepRow]) -> None:
+    # what a checkpoint's family would say: text models are sized without their embeddings
+    data = DATASETS.get(rows[0].dataset)
+    metric = "encoder_parameters" if data is not None and data.encoding is Tokens else "parameters"
+    ends = sorted(_rows(name, ENDS) or rows, key=lambda row: row.parameters)
+    _draw(name, f"{name} Scaled Model Performance", rows, metric, full=ends[-1], smallest=ends[0])
+
+
+def _draw(
+    name: str,
+    title: str,
+    rows: list[SweepRow],
+    metric: str,
+    *,
+    live: list[SweepRow] | None = None,
+    full: SweepRow | None,
+    smallest: SweepRow | None,
+    count: int | None = None,
+) -> None:
+    stem, title = PUBLISHED.get(name, (f"{name}_performance_vs_params", title))
+    ax = plotting.plot_accuracy_vs_parameters(
+        rows, title=title, metric=metric, live=live or (), full=full, smallest=smallest, count=count
+    )
+    _save(ax, stem)
+
+
+def _save(ax: "Axes", stem: str) -> None:
+    from matplotlib import pyplot
+
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    for path in plotting.save_figure(figure, stem, plotting.FIGURES):
+        print(f"wrote {path}")
+    pyplot.close(figure)
+
+
+def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, split: str, seed: int = 0) -> None:
+    """Evaluate many submodels, and the two ends of the space, into `figures/data/`; without a number, ends and half.
+
+    On test they are spread evenly over size, as the figures show them, and measured in random order, so that a sweep
+    that is stopped has some of every size; on validation they are spread over all widths, which is what a predictor
+    learns most from.
+    """
+    from .data import load_split
+    from .evaluation import ENDS, sweep
+    from .plotting import FIGURES
+    from .supernet import Supernet
+
+    supernet = Supernet.from_pretrained(name)
+    space = supernet.space
+    data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
+    rng, folder = np.random.default_rng(seed), FIGURES / "data"
+    spread = [space.largest(), space.smallest()]
+    if submodels is None:
+        spread, folder = list(ends(supernet).values()), folder / ENDS
+    elif split == "validation":
+        spread += spread_over_widths(space, submodels, rng)
+    else:
+        drawn = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
+        spread += [drawn[place] for place in rng.permutation(submodels)]
+    path = folder / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
+    rows = sweep(supernet, spread, data, path, tokens=SIZE_TOKENS, seed=seed)
+    for row in rows if submodels is None else ():
+        size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
+        print(f"{size}: {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of {row.examples:,} {split} examples")

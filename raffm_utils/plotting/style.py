@@ -1,0 +1,57 @@
+"""Drawing accuracies: pure functions on a matplotlib Axes, and figures saved under stable names.
+
+Colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+from ..files import REPOSITORY
+
+FIGURES = REPOSITORY / "figures"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
+AXIS_LABELS = {
+    "parameters": "Model Parameters (Million)",
+    "encoder_parameters": "Model Parameters without Embeddings (Million)",
+    "macs": "MACs of One Example (Million)",
+}
+
+
+def approximately(count: int) -> tuple[str, int]:
+    """Mantissa to one decimal and exponent of a whole number of any size: 2,104 is ('2.1', 3)."""
+    mantissa, _, exponent = f"{Decimal(count):.1e}".partition("e")
+    return mantissa, int(exponent) if count else 0
+
+
+def new_axes(size: tuple[float, float]) -> "Axes":
+    """A figure with one Axes; inches."""
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
+
+
+def label_axes(ax: "Axes", across: str, up: str) -> None:
+    """Labels, and a grid behind all that is drawn."""
+    ax.set_axisbelow(True)
+    ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
+    ax.set_xlabel(across, fontsize=11)
+    ax.set_ylabel(up, fontsize=11)
+
+
+def save_figure(fig: "Figure", name: str, folder: str | Path = FIGURES) -> list[Path]:
+    """Write `name.png` (150 dpi) and `name.svg`; the same drawing gives the same bytes."""
+    from matplotlib import rc_context
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with rc_context({"svg.hashsalt": name}):
+        fig.savefig(paths[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
+        fig.savefig(paths[1], bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    return paths

@@ -1,0 +1,10 @@
+"""Finding submodels: predicted accuracy, exact search inside a budget, successive halving, whole fleets.
+
+Chooses on validation examples only.
+"""
+
+from .exact import FrontPoint, best_submodel, best_submodels, highest_between, largest_submodel, pareto_front
+from .fleet import Estimate, FleetPlan, plan_fleet, with_quota
+from .halving import choose
+from .predictor import MIN_ROWS, AccuracyPredictor, HeldOut, Predicted
+from .surface import FittedSurface, Surface, Terms

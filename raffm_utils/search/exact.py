@@ -1,0 +1,220 @@
+"""Dynamic programming over the layers of one axis: the best way to every total width."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ElasticSpaceError, InfeasibleBudget
+from ..space import Axis, Budget, ElasticSpace, Region, SubmodelConfig, Totals
+from .predictor import Predicted
+from .surface import Additive
+
+
+class BestWays:
+    """The best way to every total width: `best[i]` is its score for total number `i`, -inf where there is none."""
+
+    def __init__(self, totals: Totals, scores: Sequence[np.ndarray]) -> None:
+        self.totals, self._scores = totals, scores  # keeps the totals alive, whose identity is a key
+        self._steps = [(np.array(c) - min(c)) // totals.unit for c in totals.choices]
+        self._stages = [np.zeros(1)]
+        for steps, values in zip(self._steps, scores, strict=True):
+            before = self._stages[-1]
+            after = np.full(len(before) + int(steps.max()), -np.inf)
+            for step, value in zip(steps, values, strict=True):
+                part = after[step : step + len(before)]
+                np.maximum(part, before + value, out=part)
+            self._stages.append(after)
+        self.best = self._stages[-1]
+
+    def widths(self, index: int) -> tuple[int, ...]:
+        """The width of every layer on the best way to total number `index`."""
+        found = []
+        layers = zip(self.totals.choices, self._steps, self._scores, self._stages[:-1], strict=True)
+        for choices, steps, scores, stage in reversed(list(layers)):
+            left = index - steps
+            inside = (left >= 0) & (left < len(stage))
+            values = np.where(inside, stage[np.where(inside, left, 0)] + scores, -np.inf)
+            picked = int(values.argmax())
+            found.append(choices[picked])
+            index = int(left[picked])
+        return tuple(reversed(found))
+
+
+def highest_between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Where `values` is highest in first..last-1, for each pair; 0 where that is empty. A sparse table of maxima."""
+    length = np.maximum(last - first, 1)
+    levels = [np.arange(len(values))]
+    while 2 ** len(levels) <= length.max():
+        half = 2 ** (len(levels) - 1)
+        left, right = levels[-1][:-half], levels[-1][half:]
+        levels.append(np.where(values[left] >= values[right], left, right))
+    level = np.floor(np.log2(length)).astype(int)
+    result = np.zeros(len(first), dtype=np.int64)
+    for number, maxima in enumerate(levels):
+        asked = (level == number) & (last > first)
+        left, right = maxima[first[asked]], maxima[last[asked] - 2**number]
+        result[asked] = np.where(values[left] >= values[right], left, right)
+    return result
+
+
+DRAWS_PER_SUBMODEL = 10  # where the data leave little doubt, or little fits, draws agree on few submodels
+
+
+class Predictor(Protocol):
+    """What searching needs of a predictor (see `AccuracyPredictor`)."""
+
+    @property
+    def surface(self) -> Additive:
+        """The score to maximise."""
+
+    def plausible(self, rng: np.random.Generator) -> Additive:
+        """Another score that the same data might have given."""
+
+    def predict(self, config: SubmodelConfig) -> Predicted:
+        """A predicted accuracy with its interval."""
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A submodel that no smaller one is predicted to beat; `cost` is in units of the metric asked for."""
+
+    config: SubmodelConfig
+    cost: float
+    predicted: Predicted
+
+
+def best_submodel(space: ElasticSpace, predictor: Predictor, budget: Budget | None = None) -> SubmodelConfig:
+    """The submodel with the highest predicted accuracy of all inside `budget`, in milliseconds.
+
+    Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
+    """
+    return _Search(space, predictor.surface).best_by_hidden(budget or Budget())[0]
+
+
+def best_submodels(
+    space: ElasticSpace, predictor: Predictor, budget: Budget | None, number: int, rng: np.random.Generator
+) -> list[SubmodelConfig]:
+    """Up to `number` different submodels worth measuring: the best one first, then ones that might be.
+
+    One half are the best at each hidden width, from the best of them on. The others are each the exact best by another
+    score that the same data might have given (Thompson sampling), and so differ where the predictor is in doubt.
+    Fewer come back where the doubt is small or little fits. Raises `InfeasibleBudget` when nothing does.
+    """
+    if number < 1:
+        raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
+    budget = budget or Budget()
+    by_width = _Search(space, predictor.surface).best_by_hidden(budget)
+    found = dict.fromkeys(by_width[: max(1, number // 2)])
+    for _ in range(DRAWS_PER_SUBMODEL * number):
+        if len(found) == number:
+            break
+        found[_Search(space, predictor.plausible(rng)).best_by_hidden(budget)[0]] = None
+    return list(dict.fromkeys([*found, *by_width]))[:number]
+
+
+def largest_submodel(
+    space: ElasticSpace, budget: Budget | None = None, metric: str = "parameters", tokens: int | None = None
+) -> SubmodelConfig:
+    """The submodel with the highest cost of all inside `budget`; of several, the one with the most even layers.
+
+    Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
+    """
+    _check_metric(metric)
+    if metric == "peak_activation_bytes":  # no sum over layers
+        raise ElasticSpaceError(f"metric={metric!r} is set by one layer alone: ask for the largest by another metric")
+    return _Search(space, _Size(space, metric, tokens)).best_by_hidden(budget or Budget())[0]
+
+
+def pareto_front(
+    space: ElasticSpace,
+    predictor: Predictor,
+    metric: str = "parameters",
+    tokens: int | None = None,
+    points: int = 40,
+) -> list[FrontPoint]:
+    """The best submodels at up to `points` limits spread evenly over one cost, from small to large.
+
+    Each is the exact best under its limit. Limits at which nothing better comes within reach add no point.
+    """
+    _check_metric(metric)
+    if points < 2:
+        raise ElasticSpaceError(f"points={points}: a front needs at least 2")
+    search, front = _Search(space, predictor.surface), dict[SubmodelConfig, FrontPoint]()
+    for limit in np.linspace(*space.reach(metric, tokens), points):
+        limits: dict[str, Any] = {f"max_{metric}": float(limit), "tokens": tokens}
+        config = search.best_by_hidden(Budget(**limits))[0]
+        if config not in front:
+            front[config] = FrontPoint(config, space.cost_of(config, metric, tokens), predictor.predict(config))
+    return list(front.values())
+
+
+class _Search:
+    """Exact maximisation of one score inside any number of budgets."""
+
+    def __init__(self, space: ElasticSpace, score: Additive) -> None:
+        self.space, self.score = space, score
+        self._tables: dict[tuple[Axis, int], BestWays] = {}
+
+    def best_by_hidden(self, budget: Budget) -> list[SubmodelConfig]:
+        """The best submodel at every hidden width at which any fits, the best of them first."""
+        regions = [region for region in self.space.regions(budget) if region.size]
+        if not regions:
+            raise InfeasibleBudget(self.space.why_infeasible(budget))
+        found = sorted(map(self._best_in, regions), key=lambda candidate: -candidate[0])
+        return [
+            SubmodelConfig(
+                region.hidden,
+                self._table(Axis.ATTENTION, region.attention).widths(row),
+                self._table(Axis.FFN, region.ffn).widths(column),
+            )
+            for _, region, row, column in found
+        ]
+
+    def _best_in(self, region: Region) -> tuple[float, Region, int, int]:
+        """The highest score at one hidden width, and the numbers of its two totals."""
+        by_axis = []
+        for axis, totals in ((Axis.ATTENTION, region.attention), (Axis.FFN, region.ffn)):
+            own = self.score.total_scores(axis, region.hidden, totals.values)
+            by_axis.append(own + self._table(axis, totals).best)
+        attention, ffn = by_axis
+        columns = highest_between(ffn, region.first, region.last)
+        scores = np.where(region.last > region.first, attention + ffn[columns], -np.inf)
+        row = int(scores.argmax())
+        return self.score.base(region.hidden) + float(scores[row]), region, row, int(columns[row])
+
+    def _table(self, axis: Axis, totals: Totals) -> BestWays:
+        key = (axis, id(totals))
+        if key not in self._tables:
+            widths = [np.array(choices) for choices in totals.choices]
+            scores = [self.score.layer_scores(axis, layer, choices) for layer, choices in enumerate(widths)]
+            self._tables[key] = BestWays(totals, scores)
+        return self._tables[key]
+
+
+class _Size:
+    """A cost as a score; layers add less than the smallest step of it, and the more even they are, the more."""
+
+    def __init__(self, space: ElasticSpace, metric: str, tokens: int | None) -> None:
+        space.reach(metric, tokens)  # raises where costs are not known
+        assert space.costs is not None
+        self._affine = {hidden: space.costs.affine(hidden, tokens, (metric,))[metric] for hidden in space.hidden}
+        self._widest = {Axis.ATTENTION: space.attention, Axis.FFN: space.ffn}
+
+    def base(self, hidden: int) -> float:
+        return self._affine[hidden].base
+
+    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
+        affine = self._affine[hidden]
+        return (affine.per_attention if axis is Axis.ATTENTION else affine.per_ffn) * totals.astype(float)
+
+    def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
+        choices = self._widest[axis]
+        return -((widths / choices[layer][0]) ** 2) / (4 * len(choices))
+
+
+def _check_metric(metric: str) -> None:
+    known = [item.name.removeprefix("max_") for item in fields(Budget) if item.name.startswith("max_")]
+    if metric not in known:
+        raise ElasticSpaceError(f"metric={metric!r}: give one of {', '.join(known)}")

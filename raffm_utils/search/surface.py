@@ -1,0 +1,175 @@
+"""Accuracy as a sum of terms that dynamic programming can maximise exactly, fitted by ridge regression.
+
+At a given hidden width the sum has one term for the total attention width, one for the total FFN width, and one
+for each width of each layer. The totals carry curvature and change with the hidden width; the layers tell apart
+submodels of equal totals.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+from sklearn.linear_model import RidgeCV
+
+from ..space import Axis, ElasticSpace, SubmodelConfig
+
+ALPHAS = np.logspace(-3, 4, 15)
+CURVATURE = 0.5  # prior size of squares and products beside that of the linear terms
+LAYER_WEIGHTS = (0.0, 0.125, 0.25, 0.5)  # prior size of one layer's terms beside that of its total
+WIDTH_AXES = ((Axis.ATTENTION, "attention"), (Axis.FFN, "ffn"))
+
+
+class Additive(Protocol):
+    """A score of submodels: `base + total_scores of both axes + layer_scores of both axes in every layer`."""
+
+    def base(self, hidden: int) -> float:
+        """The term of the hidden width alone."""
+
+    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
+        """The term of each total width (attention or FFN) at one hidden width."""
+
+    def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
+        """The term of each width of one layer, the same at every hidden width."""
+
+
+class Terms:
+    """How submodels are described: by widths scaled to -1 (narrowest of the space) to 1 (widest), and their products.
+
+    Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`; for every layer
+    its attention width less `a`, its FFN width less `f`; the same of squares. Beyond what was measured, `h`, `a` and
+    `f` stop: a square has no meaning there.
+    """
+
+    def __init__(self, space: ElasticSpace, measured: Sequence[SubmodelConfig]) -> None:
+        self.layers = len(space.attention)
+        self._choices = {Axis.ATTENTION: space.attention, Axis.FFN: space.ffn}
+        self._hidden = space.hidden
+        self.narrowest, self.widest = (f(config.hidden for config in measured) for f in (min, max))
+        self._ends: dict[Axis, dict[int, tuple[int, int]]] = {axis: {} for axis, _ in WIDTH_AXES}
+        for config in measured:
+            for axis, name in WIDTH_AXES:
+                total, ends = sum(getattr(config, name)), self._ends[axis]
+                low, high = ends.get(config.hidden, (total, total))
+                ends[config.hidden] = min(low, total), max(high, total)
+        self.edges = lru_cache(maxsize=None)(self._edges)
+
+    def _edges(self, axis: Axis, hidden: int) -> tuple[float, float]:
+        """The least and greatest total inside the convex hull of the measured (hidden, total) pairs."""
+        hidden = min(max(hidden, self.narrowest), self.widest)
+        ends = self._ends[axis]
+        pairs = [(i, j) for i in ends for j in ends if i <= hidden <= j]
+        between = [((hidden - i) / (j - i or 1), ends[i], ends[j]) for i, j in pairs]
+        low, high = ([(1 - share) * a[side] + share * b[side] for share, a, b in between] for side in (0, 1))
+        return min(low), max(high)
+
+    def hidden(self, width: int) -> float:
+        """A hidden width, scaled."""
+        return float(_scaled(min(max(width, self.narrowest), self.widest), self._hidden[-1], self._hidden[0]))
+
+    def total(self, axis: Axis, hidden: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Total widths, scaled; and the same, but no further than was measured at about this hidden width."""
+        narrowest, widest = (sum(choices[side] for choices in self._choices[axis]) for side in (-1, 0))
+        within = np.clip(totals, *self.edges(axis, hidden))
+        return _scaled(totals, narrowest, widest), _scaled(within, narrowest, widest)
+
+    def layer(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
+        """Widths of one layer, scaled."""
+        choices = self._choices[axis][layer]
+        return _scaled(widths, choices[-1], choices[0])
+
+    def row(self, config: SubmodelConfig) -> np.ndarray:
+        """The columns of one submodel."""
+        h = self.hidden(config.hidden)
+        shared, linear, square = [h, h * h], [], []
+        for axis, name in WIDTH_AXES:
+            widths = np.array(getattr(config, name))
+            mean, within = (float(value) for value in self.total(axis, config.hidden, widths.sum()))
+            shared += [within, within**2, h * within]
+            single = np.array([self.layer(axis, layer, width) for layer, width in enumerate(widths)])
+            linear.append(single - mean)
+            square.append(single**2 - mean**2)
+        return np.concatenate([shared, *linear, *square])
+
+    def weights(self, layer_weight: float) -> np.ndarray:
+        """Prior sizes of the coefficients: what columns are multiplied by before ridge regression."""
+        shared = [1, CURVATURE, 1, CURVATURE, CURVATURE, 1, CURVATURE, CURVATURE]
+        return np.concatenate([shared, np.repeat((layer_weight, CURVATURE * layer_weight), 2 * self.layers)])
+
+
+class Surface:
+    """An `Additive` score with one coefficient for each column of `Terms`."""
+
+    def __init__(self, terms: Terms, coefficients: np.ndarray, constant: float) -> None:
+        self.terms = terms
+        self.coefficients = coefficients
+        self.constant = constant
+        self._single = coefficients[8:].reshape(2, 2, terms.layers)  # linear or square, axis, layer
+
+    def base(self, hidden: int) -> float:
+        """See `Additive`."""
+        h = self.terms.hidden(hidden)
+        return float(self.constant + self.coefficients[0] * h + self.coefficients[1] * h * h)
+
+    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
+        """See `Additive`."""
+        number = int(axis is Axis.FFN)
+        linear, square, product = self.coefficients[2 + 3 * number : 5 + 3 * number]
+        mean, within = self.terms.total(axis, hidden, totals)
+        own = within * (linear + square * within + product * self.terms.hidden(hidden))
+        # layers count by how they differ from the total: that part of their terms is taken away here
+        return own - mean * (self._single[0, number].sum() + self._single[1, number].sum() * mean)
+
+    def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
+        """See `Additive`."""
+        linear, square = self._single[:, int(axis is Axis.FFN), layer]
+        scaled = self.terms.layer(axis, layer, widths)
+        return scaled * (linear + square * scaled)
+
+
+class FittedSurface(Surface):
+    """A surface fitted to measured accuracies by ridge regression, with what is needed to say how sure it is.
+
+    The penalty, and the weight of single layers, are those with the least leave-one-out error.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        matrix: np.ndarray,
+        accuracies: np.ndarray,
+        layer_weights: Sequence[float] = LAYER_WEIGHTS,
+    ) -> None:
+        fits = [(RidgeCV(ALPHAS).fit(matrix * terms.weights(each), accuracies), each) for each in layer_weights]
+        self._ridge, self.layer_weight = max(fits, key=lambda fit: fit[0].best_score_)
+        self._weights = terms.weights(self.layer_weight)
+        self._mean, self._matrix = matrix.mean(axis=0), matrix
+        self._covariance = _covariance(matrix * self._weights, self._ridge.alpha_)
+        coefficients = self._ridge.coef_ * self._weights
+        super().__init__(terms, coefficients, float(self._ridge.intercept_))
+
+    def leverage(self, matrix: np.ndarray) -> np.ndarray:
+        """How far each row lies from the submodels that were fitted, by all of its columns alike."""
+        centred = matrix - self._mean
+        return 1 / len(self._matrix) + np.einsum("ij,jk,ik->i", centred, self._design, centred)
+
+    @cached_property
+    def _design(self) -> np.ndarray:
+        return _covariance(self._matrix, 1.0)
+
+    def draw(self, rng: np.random.Generator) -> Surface:
+        """Another surface that the same data might have given: a draw from the posterior of ridge regression."""
+        noise = np.sqrt(-self._ridge.best_score_)
+        factor = np.linalg.cholesky(self._covariance)
+        moved = noise * (factor @ rng.standard_normal(len(factor))) * self._weights
+        return Surface(self.terms, self.coefficients + moved, self.constant - float(moved @ self._mean))
+
+
+def _covariance(matrix: np.ndarray, penalty: float) -> np.ndarray:
+    """Of the coefficients of ridge regression, at unit noise."""
+    centred = matrix - matrix.mean(axis=0)
+    return np.linalg.inv(centred.T @ centred + penalty * np.eye(matrix.shape[1]))
+
+
+def _scaled(width: float | np.ndarray, narrowest: int, widest: int) -> np.ndarray:
+    return (2 * np.asarray(width, dtype=float) - widest - narrowest) / (widest - narrowest or 1)

@@ -1,0 +1,221 @@
+"""What an axis table consists of, and how it applies to a concrete network."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError, ElasticSpaceError
+
+
+class Axis(StrEnum):
+    """An elastic axis of a transformer encoder."""
+
+    HIDDEN = "hidden"  # width of the residual stream, one for the whole network
+    ATTENTION = "attention"  # width of Q, K and V (heads x head size), one per layer
+    FFN = "ffn"  # inner width of the feed-forward block, one per layer
+
+
+class Use(StrEnum):
+    """How often the matrix product of a weight is applied to one example: what its MACs are counted by."""
+
+    TOKEN = "token"
+    PATCH = "patch"
+    EXAMPLE = "example"
+    NEVER = "never"  # biases, norms, look-up tables
+
+
+class Role(StrEnum):
+    """Which of the two products inside an attention head a parameter takes part in.
+
+    Q and K may be reordered together, V and O together, independently of each other.
+    """
+
+    QUERY_KEY = "query_key"
+    VALUE_OUTPUT = "value_output"
+
+
+Axes = tuple[Axis | None, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of an axis table; `name` may hold `{layer}`.
+
+    `table` marks embeddings that are looked up: one vector per word, position, token type or class token.
+    """
+
+    name: str
+    axes: Axes
+    use: Use = Use.NEVER
+    role: Role | None = None
+    table: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of one concrete network: its row in the table, its layer and its full shape."""
+
+    name: str
+    axes: Axes
+    use: Use
+    role: Role | None
+    layer: int | None
+    shape: tuple[int, ...]
+    table: bool = False
+
+    def region(self, tensor: torch.Tensor, widths: Mapping[Axis, int], heads: int | None) -> torch.Tensor:
+        """The part of `tensor` (full shape) that a submodel keeps, always as a view.
+
+        With `heads`, attention keeps the first `width / heads` of every head, and that dimension comes
+        back as two, `(heads, width / heads)`; without, it keeps the first `width` rows.
+        """
+        for dim in reversed(range(len(self.axes))):
+            axis = self.axes[dim]
+            if axis is None or widths[axis] == self.shape[dim]:
+                continue
+            if axis is Axis.ATTENTION and heads is not None:
+                tensor = tensor.unflatten(dim, (heads, -1)).narrow(dim + 1, 0, widths[axis] // heads)
+            else:
+                tensor = tensor.narrow(dim, 0, widths[axis])
+        return tensor
+
+    def narrowed_shape(self, widths: Mapping[Axis, int]) -> tuple[int, ...]:
+        """The shape of this parameter in a submodel with these widths."""
+        return tuple(size if axis is None else widths[axis] for size, axis in zip(self.shape, self.axes, strict=True))
+
+
+class Live(NamedTuple):
+    """One moment in a layer: how many values of each width are alive for every token, weights left out.
+
+    Counted in the first layer; all later ones also keep the output of the embeddings, one hidden width more.
+    The peak of a network is the largest of all moments of all layers.
+    """
+
+    hidden: int
+    attention: int = 0
+    ffn: int = 0
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture family: its axis table and the names its code and configuration use."""
+
+    model_type: str
+    label: str  # as in titles of figures
+    auto_class: str
+    rows: tuple[Row, ...]
+    attention_module: str  # path of the module that splits heads, with `{layer}`
+    head_size_name: str  # its attribute that holds the head size
+    live: tuple[Live, ...]  # the moments of a layer that can be the peak, with fused attention and activation
+    # norm before a block -> the linear layers it feeds; empty where norms stand after the blocks
+    norm_readers: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    hidden_key: str = "hidden_size"
+    ffn_key: str = "intermediate_size"
+    heads_key: str = "num_attention_heads"
+    layers_key: str = "num_hidden_layers"
+    counts_positions_from_padding: bool = False  # the first position is number `pad_token_id + 1`
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images rather than text."""
+        return self.auto_class == "AutoModelForImageClassification"
+
+    @property
+    def size_metric(self) -> str:
+        """The size on the axis of the published figures: of text models without their look-up tables."""
+        return "parameters" if self.is_image else "encoder_parameters"
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], Row]]:
+        return [(re.compile(re.escape(row.name).replace(r"\{layer\}", r"(\d+)") + "$"), row) for row in self.rows]
+
+    def widths(self, config: Any) -> tuple[int, int, int, int]:
+        """(layers, heads, hidden width, FFN width) of the full network."""
+        keys = (self.layers_key, self.heads_key, self.hidden_key, self.ffn_key)
+        layers, heads, hidden, ffn = (int(getattr(config, key)) for key in keys)
+        return layers, heads, hidden, ffn
+
+    def patches(self, config: Any) -> int | None:
+        """Number of image patches, or None for a text model."""
+        if not hasattr(config, "patch_size"):
+            return None
+        sides = [v if isinstance(v, Iterable) else (v, v) for v in (config.image_size, config.patch_size)]
+        (height, width), (patch_height, patch_width) = sides
+        return (height // patch_height) * (width // patch_width)
+
+    def positions(self, config: Any) -> int:
+        """The longest text that a text model takes, in tokens, special ones included."""
+        unused = config.pad_token_id + 1 if self.counts_positions_from_padding else 0
+        return int(config.max_position_embeddings) - unused
+
+    def parameters(self, model: nn.Module) -> tuple[Parameter, ...]:
+        """The axis table applied to a network: one entry for every parameter it has."""
+        return tuple(self._parameter(name, tuple(p.shape)) for name, p in model.named_parameters())
+
+    def _parameter(self, name: str, shape: tuple[int, ...]) -> Parameter:
+        for pattern, row in self._patterns:
+            if match := pattern.match(name):
+                layer = int(match[1]) if match.groups() else None
+                return Parameter(name, row.axes, row.use, row.role, layer, shape, row.table)
+        raise CheckpointError(
+            f"parameter {name!r} has no row in the axis table of family {self.model_type!r}; "
+            "use a plain classification checkpoint, or add the row in raffm_utils/space/families.py"
+        )
+
+
+@dataclass(frozen=True)
+class SubmodelConfig:
+    """The widths of one submodel: one hidden width, and attention and FFN widths for every layer."""
+
+    hidden: int
+    attention: tuple[int, ...]
+    ffn: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.attention) != len(self.ffn) or not self.attention:
+            raise ElasticSpaceError(
+                f"{len(self.attention)} attention widths and {len(self.ffn)} FFN widths: give one of each per layer"
+            )
+
+    def widths(self, layer: int | None) -> dict[Axis, int]:
+        """Width of every axis in `layer`; outside the layers only the hidden axis has one."""
+        if layer is None:
+            return {Axis.HIDDEN: self.hidden}
+        return {Axis.HIDDEN: self.hidden, Axis.ATTENTION: self.attention[layer], Axis.FFN: self.ffn[layer]}
+
+    @classmethod
+    def from_arc(cls, arc: Mapping[str, Mapping[str, int]], hidden: int | None = None) -> "SubmodelConfig":
+        """Read the published form `{"layer_1": {"atten_out", "inter_hidden", "residual_hidden"}, ...}`.
+
+        The earliest published architectures have no `residual_hidden`: give the full width as `hidden`.
+        """
+        try:
+            rows = [arc[f"layer_{i + 1}"] for i in range(len(arc))]
+            attention = tuple(int(row["atten_out"]) for row in rows)
+            ffn = tuple(int(row["inter_hidden"]) for row in rows)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ElasticSpaceError(
+                f"not a published architecture ({error!r}): expected layer_1 ... layer_N, each with "
+                "'atten_out', 'inter_hidden' and 'residual_hidden'"
+            ) from error
+        found = {int(row["residual_hidden"]) for row in rows if "residual_hidden" in row}
+        found = found or ({hidden} if hidden is not None else set())
+        if len(found) != 1:
+            raise ElasticSpaceError(
+                f"'residual_hidden' is {sorted(found) or 'missing'}: a network has one hidden width; "
+                "give every layer the same, or pass hidden=..."
+            )
+        return cls(found.pop(), attention, ffn)
+
+    def to_arc(self) -> dict[str, dict[str, int]]:
+        """The published form; inverse of `from_arc`."""
+        return {
+            f"layer_{i + 1}": {"atten_out": a, "inter_hidden": f, "residual_hidden": self.hidden}
+            for i, (a, f) in enumerate(zip(self.attention, self.ffn, strict=True))
+        }

@@ -1,0 +1,194 @@
+"""Peak activation memory: in closed form, from the moments in the axis table, and measured."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..errors import ElasticSpaceError
+from .axes import Axis, Live, Parameter, SubmodelConfig, Use
+from .budget import LATENCY, METRICS, NS_PER_MS, Affine, Choices, Latency
+
+
+class PeakActivation:
+    """Bytes of activations alive at once, in closed form."""
+
+    def __init__(self, live: tuple[Live, ...], bytes_per_value: int) -> None:
+        self.live = live
+        self.bytes_per_value = bytes_per_value
+
+    def bytes(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int) -> int:
+        """The peak of one example of `tokens` tokens: the largest moment of all layers."""
+        values = max(
+            (moment.hidden + (layer > 0)) * hidden + moment.attention * a + moment.ffn * f
+            for layer, (a, f) in enumerate(zip(attention, ffn, strict=True))
+            for moment in self.live
+        )
+        return tokens * values * self.bytes_per_value
+
+    def within(
+        self, hidden: int, attention: Choices, ffn: Choices, tokens: int, limit: int
+    ) -> tuple[Choices, Choices] | None:
+        """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none.
+
+        A moment holds attention or FFN values, never both: the two are limited apart.
+        """
+        values = limit // (tokens * self.bytes_per_value)
+        kept = [
+            self._kept(values - (layer > 0) * hidden, hidden, attention[layer], ffn[layer]) for layer in range(len(ffn))
+        ]
+        if not all(a and f for a, f in kept):
+            return None
+        return tuple(a for a, _ in kept), tuple(f for _, f in kept)
+
+    def _kept(
+        self, values: int, hidden: int, attention: tuple[int, ...], ffn: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        left = [(moment, values - moment.hidden * hidden) for moment in self.live]
+        return (
+            tuple(a for a in attention if all(moment.attention * a <= rest for moment, rest in left)),
+            tuple(f for f in ffn if all(moment.ffn * f <= rest for moment, rest in left)),
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a submodel costs; `macs` are multiply-accumulates of one example, None where no token count is known.
+
+    MACs count matrix products, convolution and attention, not norms, activations or softmax; one MAC is
+    two FLOPs. `weight_bytes` is what the parameters take in memory at the supernet's precision.
+    `encoder_parameters` leave out the embeddings: the tables of words, positions and token types and the
+    class token of an image model, but not their norm, nor the projection of image patches.
+
+    `latency_ms` is what the supernet's latency model predicts for one pass of its batch size, one example by
+    default; None without a model or at another token count.
+    `peak_activation_bytes` are of the tensors alive at once while one example without padding is computed in
+    inference mode by PyTorch, with its fused attention (`sdpa`, the default) and a one-kernel activation
+    function such as GELU; weights, inputs and what an operator needs inside itself are left out.
+    """
+
+    parameters: int
+    macs: int | None
+    weight_bytes: int
+    encoder_parameters: int
+    latency_ms: float | None = None
+    peak_activation_bytes: int | None = None
+
+
+class CostModel:
+    """Closed-form costs of every submodel of one network.
+
+    `image_tokens` and `patches` are None for a text model, whose MACs need a token count. `live` are the moments
+    of its family that can be the peak of activations. `latency` may be set and changed at any time.
+    """
+
+    def __init__(
+        self,
+        parameters: tuple[Parameter, ...],
+        *,
+        patches: int | None = None,
+        bytes_per_parameter: int = 4,
+        live: tuple[Live, ...] = (),
+    ) -> None:
+        self.parameters = parameters
+        self.patches = patches
+        self.image_tokens = None if patches is None else patches + 1
+        self.bytes_per_parameter = bytes_per_parameter
+        self.latency: Latency | None = None
+        self._peak = PeakActivation(live, bytes_per_parameter)
+        self._layers = len({p.layer for p in parameters} - {None})
+        self._affine = lru_cache(maxsize=4096)(self._compute)
+
+    def tokens(self, tokens: int | None) -> int:
+        """The token count that MACs are counted at: images have their own, whatever is asked; text needs one."""
+        if self.image_tokens is not None:
+            return self.image_tokens
+        if tokens is None or tokens < 1:
+            raise ElasticSpaceError(
+                f"tokens={tokens}: MACs and activations of a text model need a token count, such as tokens=64"
+            )
+        return tokens
+
+    def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
+        """The named costs at one hidden width, as affine functions of the total attention and FFN widths."""
+        return {
+            m: self._latency(tokens).affine(hidden)
+            if m == LATENCY
+            else self._affine(m, hidden, self.tokens(tokens) if m == "macs" else None)
+            for m in metrics
+        }
+
+    def peak(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int | None) -> int:
+        """Peak activation memory of one example, in bytes (see `Cost`)."""
+        return self._known_peak.bytes(hidden, attention, ffn, self.tokens(tokens))
+
+    def within_peak(
+        self, hidden: int, attention: Choices, ffn: Choices, tokens: int | None, limit: int
+    ) -> tuple[Choices, Choices] | None:
+        """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none."""
+        return self._known_peak.within(hidden, attention, ffn, self.tokens(tokens), limit)
+
+    def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
+        """All costs of one submodel; `macs` and `peak_activation_bytes` are None for a text model without `tokens`."""
+        counted = self.image_tokens is not None or tokens is not None
+        metrics = [m for m in METRICS if m != "macs" or counted]
+        if self.latency is not None and (self.image_tokens is not None or tokens in (None, self.latency.tokens)):
+            metrics.append(LATENCY)
+        totals = sum(config.attention), sum(config.ffn)
+        values = {m: affine(*totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
+        macs, nanoseconds = values.pop("macs", None), values.pop(LATENCY, None)
+        return Cost(
+            macs=macs,
+            latency_ms=None if nanoseconds is None else nanoseconds / NS_PER_MS,
+            peak_activation_bytes=self.peak(config.hidden, config.attention, config.ffn, tokens)
+            if counted and self._peak.live
+            else None,
+            **values,
+        )
+
+    def macs(self, config: SubmodelConfig, tokens: int) -> int:
+        """MACs of one example at any token count, that of an image model too, where patches are left out."""
+        return self._affine("macs", config.hidden, tokens)(sum(config.attention), sum(config.ffn))
+
+    @property
+    def _known_peak(self) -> PeakActivation:
+        if not self._peak.live:
+            raise ElasticSpaceError("peak_activation_bytes is not known: give CostModel the `live` of its family")
+        return self._peak
+
+    def _latency(self, tokens: int | None) -> Latency:
+        if self.latency is None:
+            raise ElasticSpaceError(
+                "latency_ms is not known before it is measured: set supernet.latency = LatencyModel.fit(supernet, ...)"
+            )
+        if self.image_tokens is None and tokens not in (None, self.latency.tokens):
+            raise ElasticSpaceError(
+                f"tokens={tokens}, but latency was measured at {self.latency.tokens}: give that number, or fit again"
+            )
+        return self.latency
+
+    def _compute(self, metric: str, hidden: int, tokens: int | None) -> Affine:
+        if metric == "weight_bytes":
+            return Affine(*(self.bytes_per_parameter * part for part in self._affine("parameters", hidden, None)))
+        base, per_attention, per_ffn = 0, 0, 0
+        for p in self.parameters:
+            if p.table and metric == "encoder_parameters":
+                continue
+            size = math.prod(
+                hidden if axis is Axis.HIDDEN else full
+                for axis, full in zip(p.axes, p.shape, strict=True)
+                if axis in (Axis.HIDDEN, None)
+            )
+            if metric == "macs":
+                size *= {Use.TOKEN: tokens, Use.PATCH: self.patches, Use.EXAMPLE: 1, Use.NEVER: 0}[p.use] or 0
+            if Axis.ATTENTION in p.axes:
+                per_attention += size
+            elif Axis.FFN in p.axes:
+                per_ffn += size
+            else:
+                base += size
+        # the sums ran over all layers, which share one coefficient because they share one table
+        per_attention, per_ffn = per_attention // self._layers, per_ffn // self._layers
+        if metric == "macs" and tokens is not None:
+            per_attention += 2 * tokens**2  # Q K^T, and attention times V
+        return Affine(base, per_attention, per_ffn)

@@ -1,0 +1,100 @@
+"""Submodels of a wanted size: spread over a cost or over widths, near a share of the whole or a limit."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..errors import ElasticSpaceError, InfeasibleBudget
+from .axes import SubmodelConfig
+from .budget import LATENCY, METRICS, SIZE_TOKENS, Budget
+from .elastic_space import ElasticSpace
+
+NEAR = 0.97  # candidates lie between this share of a limit and the limit
+WINDOW = 0.02  # a submodel near a share of the full network's cost has at most so much less
+
+
+def sample_between(
+    space: ElasticSpace,
+    low: float,
+    high: float,
+    rng: np.random.Generator,
+    metric: str = "parameters",
+    tokens: int | None = None,
+    *,
+    never_above: bool = False,
+) -> SubmodelConfig:
+    """A submodel drawn uniformly among those whose cost lies between two values.
+
+    Where there is none, the interval grows on both sides until it holds some; with `never_above` it grows downwards
+    only. Raises `InfeasibleBudget` when even the smallest submodel lies above.
+    """
+    step = max(1, high - low if never_above else (high - low) // 2)
+    while True:  # ends: the step doubles until the whole reach is covered
+        limits: dict[str, Any] = {f"min_{metric}": max(0, low), f"max_{metric}": high, "tokens": tokens}
+        try:
+            return space.sample(Budget(**limits), rng)
+        except InfeasibleBudget:
+            if never_above and low <= 0:
+                raise
+            low, high, step = low - step, high if never_above else high + step, 2 * step
+
+
+def spread_over_size(
+    space: ElasticSpace, number: int, rng: np.random.Generator, metric: str = "parameters", tokens: int | None = None
+) -> list[SubmodelConfig]:
+    """`number` submodels spread evenly over a cost, from small to large: one drawn uniformly in each equal part.
+
+    A part of the range where no submodel lies is widened on both sides until it meets some.
+    """
+    if number < 1 or metric not in METRICS:
+        raise ElasticSpaceError(f"number={number}, metric={metric!r}: give at least 1, and one of {', '.join(METRICS)}")
+    least, most = (int(end) for end in space.reach(metric, tokens))
+    edges = [least + (most - least) * i // number for i in range(number + 1)]
+    return [sample_between(space, low, high, rng, metric, tokens) for low, high in pairwise(edges)]
+
+
+def near_share(space: ElasticSpace, share: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
+    """A random submodel of about `share` of the full network's cost, and not above it; the smallest below the reach."""
+    smallest, largest = space.reach(metric, SIZE_TOKENS)
+    if share >= 1:
+        return space.largest()
+    if share * largest <= smallest * 1.01:
+        return space.smallest()
+    low, high = max(0.0, share - WINDOW) * largest, share * largest
+    return sample_between(space, low, high, rng, metric, SIZE_TOKENS, never_above=True)
+
+
+def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
+    """Up to `number` different submodels inside a budget, as near its limits as some lie; the largest if it fits."""
+    tight = budget
+    for metric in (*METRICS, LATENCY):
+        high = getattr(budget, f"max_{metric}")
+        if high is not None and getattr(budget, f"min_{metric}") is None:
+            _, most = space.reach(metric, budget.tokens)
+            bounds: dict[str, Any] = {f"min_{metric}": NEAR * min(high, most)}
+            tight = tighter if space.count(tighter := replace(tight, **bounds)) else tight
+    found = [space.largest()] if space.fits(space.largest(), budget) else []
+    found += [space.sample(tight, rng) for _ in range(number)]
+    return list(dict.fromkeys(found))[:number]
+
+
+def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
+    """`number` submodels to learn from: hidden width, total attention and total FFN width each spread evenly.
+
+    Uniform draws have nearly the same totals everywhere, and a predictor knows nothing of what it never saw. The three
+    form a Latin hypercube; the layers are drawn uniformly among all that have these totals.
+    """
+    if number < 1:
+        raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
+    (region, *_) = space.regions(Budget())
+    shares = [(rng.permutation(number) + rng.random(number)) / number for _ in range(3)]
+    configs = []
+    for hidden, *others in zip(*shares, strict=True):
+        widths = []
+        for totals, share in zip((region.attention, region.ffn), others, strict=True):
+            reachable = np.flatnonzero(totals.ways > 0)
+            widths.append(totals.draw(int(reachable[int(share * len(reachable))]), rng))
+        configs.append(SubmodelConfig(space.hidden[int(hidden * len(space.hidden))], *widths))
+    return configs

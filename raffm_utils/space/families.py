@@ -1,0 +1,172 @@
+"""The axis tables: which dimension of which parameter lies on which elastic axis.
+
+Everything else in this package is generic code over these tables. Adding a family means adding one
+table and registering it in `FAMILIES`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import DeploymentError, ElasticSpaceError
+from .axes import Axis, Family, Live, Role, Row, Use
+
+H, F = Axis.HIDDEN, Axis.FFN
+
+
+def _linear(
+    name: str, out_axis: Axis | None, in_axis: Axis | None, use: Use = Use.TOKEN, role: Role | None = None
+) -> tuple[Row, ...]:
+    bias = Row(f"{name}.bias", (out_axis,), role=role)
+    return Row(f"{name}.weight", (out_axis, in_axis), use, role), bias
+
+
+def _attention(prefix: str, query: str, key: str, value: str, output: str) -> tuple[Row, ...]:
+    return (
+        *_linear(f"{prefix}.{query}", Axis.ATTENTION, H, role=Role.QUERY_KEY),
+        *_linear(f"{prefix}.{key}", Axis.ATTENTION, H, role=Role.QUERY_KEY),
+        *_linear(f"{prefix}.{value}", Axis.ATTENTION, H, role=Role.VALUE_OUTPUT),
+        *_linear(f"{prefix}.{output}", H, Axis.ATTENTION, role=Role.VALUE_OUTPUT),
+    )
+
+
+def _norm(name: str) -> tuple[Row, ...]:
+    return Row(f"{name}.weight", (H,)), Row(f"{name}.bias", (H,))
+
+
+def _bert_encoder(prefix: str) -> tuple[Row, ...]:
+    """All but the head; RoBERTa's encoder has the same parts under its own prefix."""
+    embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{layer}}"
+    return (
+        Row(f"{embeddings}.word_embeddings.weight", (None, H), table=True),
+        Row(f"{embeddings}.position_embeddings.weight", (None, H), table=True),
+        Row(f"{embeddings}.token_type_embeddings.weight", (None, H), table=True),
+        *_norm(f"{embeddings}.LayerNorm"),
+        *_attention(f"{layer}.attention", "self.query", "self.key", "self.value", "output.dense"),
+        *_norm(f"{layer}.attention.output.LayerNorm"),
+        *_linear(f"{layer}.intermediate.dense", F, H),
+        *_linear(f"{layer}.output.dense", H, F),
+        *_norm(f"{layer}.output.LayerNorm"),
+    )
+
+
+# the attention product; the norm behind attention; the activation; the norm behind the FFN
+_BERT_LIVE = (Live(1, attention=4), Live(4, attention=1), Live(2, ffn=2), Live(5, ffn=1))
+_VIT_LAYER = "vit.layers.{layer}"
+VIT = Family(
+    model_type="vit",
+    label="ViT",
+    auto_class="AutoModelForImageClassification",
+    rows=(
+        Row("vit.embeddings.cls_token", (None, None, H), table=True),
+        Row("vit.embeddings.position_embeddings", (None, None, H), table=True),
+        Row("vit.embeddings.patch_embeddings.projection.weight", (H, None, None, None), Use.PATCH),
+        Row("vit.embeddings.patch_embeddings.projection.bias", (H,)),
+        *_norm(f"{_VIT_LAYER}.layernorm_before"),
+        *_attention(f"{_VIT_LAYER}.attention", "q_proj", "k_proj", "v_proj", "o_proj"),
+        *_norm(f"{_VIT_LAYER}.layernorm_after"),
+        *_linear(f"{_VIT_LAYER}.mlp.fc1", F, H),
+        *_linear(f"{_VIT_LAYER}.mlp.fc2", H, F),
+        *_norm("vit.layernorm"),
+        *_linear("classifier", None, H, Use.EXAMPLE),
+    ),
+    attention_module=f"{_VIT_LAYER}.attention",
+    head_size_name="head_dim",
+    # the attention output projection; the activation; the second FFN product
+    live=(Live(3, attention=4), Live(3, ffn=2), Live(4, ffn=1)),
+    norm_readers=(
+        (
+            f"{_VIT_LAYER}.layernorm_before",
+            tuple(f"{_VIT_LAYER}.attention.{name}" for name in ("q_proj", "k_proj", "v_proj")),
+        ),
+        (f"{_VIT_LAYER}.layernorm_after", (f"{_VIT_LAYER}.mlp.fc1",)),
+        ("vit.layernorm", ("classifier",)),
+    ),
+)
+BERT = Family(
+    model_type="bert",
+    label="BERT",
+    auto_class="AutoModelForSequenceClassification",
+    rows=(
+        *_bert_encoder("bert"),
+        *_linear("bert.pooler.dense", H, H, Use.EXAMPLE),
+        *_linear("classifier", None, H, Use.EXAMPLE),
+    ),
+    attention_module="bert.encoder.layer.{layer}.attention.self",
+    head_size_name="attention_head_size",
+    live=_BERT_LIVE,
+)
+ROBERTA = Family(
+    model_type="roberta",
+    label="RoBERTa",
+    auto_class="AutoModelForSequenceClassification",
+    rows=(
+        *_bert_encoder("roberta"),
+        *_linear("classifier.dense", H, H, Use.EXAMPLE),
+        *_linear("classifier.out_proj", None, H, Use.EXAMPLE),
+    ),
+    attention_module="roberta.encoder.layer.{layer}.attention.self",
+    head_size_name="attention_head_size",
+    live=_BERT_LIVE,
+    counts_positions_from_padding=True,
+)
+_DISTILBERT_LAYER = "distilbert.transformer.layer.{layer}"
+DISTILBERT = Family(
+    model_type="distilbert",
+    label="DistilBERT",
+    auto_class="AutoModelForSequenceClassification",
+    rows=(
+        Row("distilbert.embeddings.word_embeddings.weight", (None, H), table=True),
+        Row("distilbert.embeddings.position_embeddings.weight", (None, H), table=True),
+        *_norm("distilbert.embeddings.LayerNorm"),
+        *_attention(f"{_DISTILBERT_LAYER}.attention", "q_lin", "k_lin", "v_lin", "out_lin"),
+        *_norm(f"{_DISTILBERT_LAYER}.sa_layer_norm"),
+        *_linear(f"{_DISTILBERT_LAYER}.ffn.lin1", F, H),
+        *_linear(f"{_DISTILBERT_LAYER}.ffn.lin2", H, F),
+        *_norm(f"{_DISTILBERT_LAYER}.output_layer_norm"),
+        *_linear("pre_classifier", H, H, Use.EXAMPLE),
+        *_linear("classifier", None, H, Use.EXAMPLE),
+    ),
+    attention_module=f"{_DISTILBERT_LAYER}.attention",
+    head_size_name="attention_head_size",
+    # the attention output projection; the activation; the second FFN product; the norm behind the FFN
+    live=(Live(2, attention=4), Live(2, ffn=2), Live(3, ffn=1), Live(5)),
+    hidden_key="dim",
+    ffn_key="hidden_dim",
+    heads_key="n_heads",
+    layers_key="n_layers",
+)
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (VIT, BERT, ROBERTA, DISTILBERT)}
+
+
+def family_of(model: PreTrainedModel) -> Family:
+    """The axis table of a model; raises `DeploymentError` when there is none."""
+    if (family := FAMILIES.get(str(model.config.model_type))) is None:
+        raise DeploymentError(f"model_type={model.config.model_type!r}: give what supernet.extract returns")
+    return family
+
+
+def example_inputs(model: PreTrainedModel, batch_size: int, tokens: int | None) -> dict[str, torch.Tensor]:
+    """Random inputs of the right shape; texts fill `tokens` tokens and hold no padding."""
+    at_least_1(batch_size=batch_size)
+    config: Any = model.config
+    family, generator = FAMILIES[config.model_type], torch.Generator().manual_seed(0)
+    if family.is_image:
+        size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+        pixels = torch.randn(batch_size, config.num_channels, *size, generator=generator)
+        return {"pixel_values": pixels.to(model.device, model.dtype)}
+    if tokens is None or not 0 < tokens <= family.positions(config):
+        raise ElasticSpaceError(f"tokens={tokens}: a text model is timed at 1 to {family.positions(config)} tokens")
+    ids = torch.randint(config.vocab_size - 1, (batch_size, tokens), generator=generator)
+    ids += ids >= (config.pad_token_id or 0)  # any token but the padding
+    ids = ids.to(model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def at_least_1(**values: int) -> int:
+    ((name, value),) = values.items()
+    if value < 1:
+        raise ElasticSpaceError(f"{name}={value}: give at least 1")
+    return value

@@ -1,0 +1,8 @@
+"""Weights that hold every submodel: reading and writing checkpoints safely, cutting submodels out of them.
+
+`spec` reads `elastic_space.json`, `checkpoints` reads and writes folders, `supernet` extracts and reorders.
+"""
+
+from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, resolve
+from .spec import CONTIGUOUS, PER_HEAD, ElasticSpec
+from .supernet import Group, Supernet, group

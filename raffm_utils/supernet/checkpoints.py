@@ -1,0 +1,229 @@
+"""Checkpoint folders: finding them, reading them safely, writing and fingerprinting them."""
+
+import hashlib
+import json
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
+from transformers import PreTrainedModel
+
+from ..errors import CheckpointError
+from ..files import REPOSITORY
+from ..hub import download
+from ..space import FAMILIES, Family
+from .spec import ElasticSpec
+
+BUNDLED_FOLDER = REPOSITORY / "checkpoints"
+SPACE_FILE, CONFIG_FILE = "elastic_space.json", "config.json"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def bundled() -> list[str]:
+    """Names of the checkpoints that come with this repository."""
+    return sorted(path.parent.name for path in BUNDLED_FOLDER.glob(f"*/{SPACE_FILE}"))
+
+
+def resolve(name: str | Path) -> Path:
+    """The folder of a checkpoint: a local folder, a bundled name, or a hub id (downloaded, then cached)."""
+    if (folder := Path(name)).is_dir():
+        return folder
+    if (folder := BUNDLED_FOLDER / name).is_dir() and str(name) in bundled():
+        return folder
+    text = str(name)
+    links = BUNDLED_FOLDER / "published.json"
+    published = json.loads(links.read_text(encoding="utf-8")) if links.is_file() else {}
+    if text in published:
+        raise CheckpointError(
+            f"{text!r} is published, but not bundled: download the folder {published[text]} and give its path"
+        )
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"no checkpoint {text!r}: it is neither a folder nor bundled (there are: {', '.join(bundled()) or 'none'})"
+            "; give a path, one of these names, or a hub id such as 'owner/name'"
+        )
+    # no *.py: nothing from a checkpoint is ever run
+    return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES])
+
+
+def load_spec(folder: Path) -> ElasticSpec:
+    """The elastic space of a folder: its `elastic_space.json`, or `elastic_config` in its `config.json`."""
+    if (path := folder / SPACE_FILE).is_file():
+        return ElasticSpec.from_file(path)
+    content = read_config(folder).get("elastic_config")
+    if content is None:
+        raise CheckpointError(
+            f"{folder}: neither {SPACE_FILE} nor 'elastic_config' in {CONFIG_FILE}: this is no scalable checkpoint; "
+            f"put the {SPACE_FILE} it was trained with beside the weights"
+        )
+    return ElasticSpec.from_json(content, f"{folder / CONFIG_FILE}: elastic_config")
+
+
+def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
+    """The full network of a checkpoint folder, in float32, and its family; nothing in the folder is run."""
+    content = read_config(folder)
+    family = FAMILIES.get(str(content.get("model_type")))
+    if family is None:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: model_type={content.get('model_type')!r}: known are {', '.join(FAMILIES)}; "
+            "add an axis table to raffm_utils/space/families.py for another"
+        )
+    path = weights_path(folder)
+    tensors = read_weights(path)
+    for key in ("auto_map", "dtype", "torch_dtype"):
+        content.pop(key, None)
+    # mismatches are let through here, so that the report names them, and refused below
+    kwargs |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        config = transformers.AutoConfig.for_model(**content)
+        model_class = getattr(transformers, family.auto_class)._model_mapping[type(config)]
+        with quiet():
+            model, report = model_class.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
+    except Exception as error:  # the library raises many kinds for settings that cannot be
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(f"{folder / CONFIG_FILE}: no network can be built ({reason}): fetch it again") from error
+    _check_report(report, path)
+    return model, family
+
+
+def _check_report(report: dict[str, Any], path: Path) -> None:
+    for fault in ("missing", "unexpected", "mismatched"):
+        # a mismatch comes as (name, stored shape, needed shape)
+        found = report[f"{fault}_keys"]
+        if keys := sorted(k if isinstance(k, str) else f"{k[0]} {list(k[1])}, needed {list(k[2])}" for k in found):
+            shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+            raise CheckpointError(f"{path}: {fault} tensors: {shown}: it does not fit config.json; fetch both again")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Loading prints a report that we raise as an error instead; saving shows a bar for a single file."""
+    level, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bar:
+            transformers.logging.enable_progress_bar()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder; raises `CheckpointError` when there is none or it is no object."""
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing: give a folder as save_pretrained writes it") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error}): fetch the file again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(content).__name__}: fetch the file again")
+    return content
+
+
+def weights_path(folder: Path) -> Path:
+    """The weight file of a folder, safetensors first."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: no weights: expected {' or '.join(WEIGHT_FILES)}; fetch them into the folder")
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file, all of them finite; nothing in the file is run."""
+    try:
+        tensors = load_file(path) if path.suffix == ".safetensors" else _read_bin(path)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: unreadable, perhaps truncated ({reason}): fetch the file again") from error
+    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()):
+        raise CheckpointError(f"{path}: expected names and tensors only: save the model's state_dict() instead")
+    _check_finite(tensors, path)
+    return tensors
+
+
+def _read_bin(path: Path) -> dict[str, torch.Tensor]:
+    # listed before anything is unpickled; files older than the zip format cannot be listed and are
+    # left to weights_only, which refuses the same things while reading
+    try:
+        unsafe = get_unsafe_globals_in_checkpoint(str(path))
+    except ValueError:
+        unsafe = []
+    if unsafe:
+        raise CheckpointError(
+            f"{path}: this pickle would run code ({', '.join(sorted(unsafe)[:3])}): refused; "
+            "ask its author for model.safetensors"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused: it is no plain pickle of tensors ({str(error).splitlines()[0][:160]}); "
+            "it may be truncated or would run code; ask its author for model.safetensors"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}: save the model's state_dict() instead")
+    return content
+
+
+def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(f"{path}: {key} holds {bad} values that are NaN or infinite: fetch the file again")
+
+
+def load_processor(folder: Path, family: Family, config: Any) -> Any:
+    """The image processor or tokenizer of a folder; images are processed without torchvision.
+
+    A tokenizer cuts what is longer than the network of this `config` has positions for.
+    """
+    try:
+        if family.is_image:
+            return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        kind = "preprocessor_config.json" if family.is_image else "tokenizer files"
+        raise CheckpointError(f"{folder}: no usable {kind}: copy them from the foundation model") from error
+    # without its files the library makes a tokenizer that knows the special tokens only
+    words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
+    if not words or (most := max(tokenizer.get_vocab().values())) >= config.vocab_size:
+        fault = f"has tokens up to {most}, but the network {config.vocab_size}" if words else "knows no words"
+        raise CheckpointError(
+            f"{folder}: the tokenizer {fault}: copy tokenizer.json and tokenizer_config.json from the foundation model"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, family.positions(config))
+    return tokenizer
+
+
+def fingerprint(model: nn.Module, spec: ElasticSpec) -> str:
+    """16 hex digits that change when a weight or the way of slicing changes."""
+    digest = hashlib.sha256(spec.head_slicing.encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def save(folder: Path, model: PreTrainedModel, spec: ElasticSpec, processor: Any, dtype: torch.dtype) -> None:
+    """Write a checkpoint folder that `load_model` and `load_spec` read back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(dtype).split(".")[-1]}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
+    (folder / SPACE_FILE).write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="utf-8")
+    if processor is not None:
+        processor.save_pretrained(folder)

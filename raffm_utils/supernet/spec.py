@@ -1,0 +1,129 @@
+"""Reading `elastic_space.json`, as published and as ours: every fault is named before any work is done."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ElasticSpaceError
+from ..space import Costs, ElasticSpace
+
+PER_HEAD, CONTIGUOUS = "per_head", "contiguous"
+ATTENTION_KEY, FFN_KEY, HIDDEN_KEY = "atten_out_space", "inter_hidden_space", "residual_hidden_space"
+Widths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ElasticSpec:
+    """The content of an `elastic_space.json`; None on an axis means that it is not elastic.
+
+    An axis with a width per layer may give one list of choices, or one list per layer.
+    """
+
+    source: str
+    attention: Widths | tuple[Widths, ...] | None
+    ffn: Widths | tuple[Widths, ...] | None
+    hidden: Widths | None
+    head_slicing: str
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, content: object, source: str) -> "ElasticSpec":
+        """Check the types of a decoded file; `source` names it in errors."""
+        if not isinstance(content, Mapping):
+            raise ElasticSpaceError(f"{source}: expected an object with {ATTENTION_KEY!r}, ..., got {_short(content)}")
+        slicing = content.get("head_slicing", CONTIGUOUS)
+        if slicing not in (PER_HEAD, CONTIGUOUS):
+            raise ElasticSpaceError(
+                f"{source}: head_slicing={_short(slicing)}: give {PER_HEAD!r}, {CONTIGUOUS!r}, or leave it out"
+            )
+        provenance = content.get("provenance", {})
+        if not isinstance(provenance, Mapping):
+            raise ElasticSpaceError(f"{source}: provenance={_short(provenance)}: give an object, or leave it out")
+        return cls(
+            source,
+            _choices(content, ATTENTION_KEY, source, per_layer=True),
+            _choices(content, FFN_KEY, source, per_layer=True),
+            _choices(content, HIDDEN_KEY, source, per_layer=False),
+            slicing,
+            provenance,
+        )
+
+    @classmethod
+    def from_file(cls, path: Path) -> "ElasticSpec":
+        """Read a file; raises `ElasticSpaceError` when it is no JSON."""
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (ValueError, RecursionError) as error:
+            raise ElasticSpaceError(f"{path}: not JSON ({error}): restore the file from its source") from error
+
+    @property
+    def dataset(self) -> str:
+        """The data that the checkpoint was trained on; raises `CheckpointError` when the file does not say."""
+        if not isinstance(name := self.provenance.get("dataset"), str):
+            raise CheckpointError(
+                f"{self.source}: does not say what data the checkpoint was trained on: "
+                'add "provenance": {"dataset": ...}'
+            )
+        return name
+
+    def to_json(self) -> dict[str, Any]:
+        """The object to write; inverse of `from_json` once through JSON, which has no tuples."""
+        keys = {ATTENTION_KEY: self.attention, FFN_KEY: self.ffn, HIDDEN_KEY: self.hidden}
+        spaces = {key: value for key, value in keys.items() if value is not None}
+        return {**spaces, "head_slicing": self.head_slicing, "provenance": dict(self.provenance)}
+
+    def space(self, layers: int, heads: int, hidden: int, ffn: int, costs: Costs | None = None) -> ElasticSpace:
+        """The space of a network with these full widths; raises `ElasticSpaceError` when it does not fit."""
+        return ElasticSpace(
+            self._fit(HIDDEN_KEY, self.hidden, 1, hidden, 1)[0],
+            self._fit(ATTENTION_KEY, self.attention, layers, heads * (hidden // heads), heads),
+            self._fit(FFN_KEY, self.ffn, layers, ffn, 1),
+            costs,
+        )
+
+    def _fit(
+        self, key: str, choices: Widths | tuple[Widths, ...] | None, layers: int, full: int, step: int
+    ) -> tuple[Widths, ...]:
+        if choices is None:
+            return ((full,),) * layers
+        nested = isinstance(choices[0], tuple)
+        groups: Any = choices if nested else (choices,) * layers
+        if len(groups) != layers:
+            raise ElasticSpaceError(
+                f"{self.source}: {key} has {len(groups)} lists, but the network has {layers} layers: "
+                "give one list for all, or one per layer"
+            )
+        for width in {width for group in groups for width in group}:
+            if width > full:
+                raise ElasticSpaceError(
+                    f"{self.source}: {key} holds {width}, above the full width {full} of this network: remove it, "
+                    "or put the weights beside it that it belongs to"
+                )
+            if width % step:
+                raise ElasticSpaceError(
+                    f"{self.source}: {key} holds {width}, which {step} heads cannot share: give multiples of {step}"
+                )
+        return tuple(groups)
+
+
+def _choices(content: Mapping[str, Any], key: str, source: str, *, per_layer: bool) -> Any:
+    value = content.get(key)
+    if value in (None, "None"):
+        return None
+    if per_layer and isinstance(value, list) and value and all(isinstance(part, list) for part in value):
+        return tuple(_widths(part, key, source) for part in value)
+    return _widths(value if isinstance(value, list) else [value], key, source)
+
+
+def _widths(value: list[Any], key: str, source: str) -> Widths:
+    good = all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in value)
+    if not value or not good:
+        raise ElasticSpaceError(f"{source}: {key}={_short(value)}: give a list of positive whole numbers")
+    return tuple(sorted(set(value), reverse=True))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,221 @@
+"""The supernet: a full network whose weights hold every submodel."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..errors import CheckpointError, ElasticSpaceError
+from ..space import Axis, Cost, CostModel, ElasticSpace, Family, Latency, Parameter, Role, SubmodelConfig
+from . import checkpoints
+from .spec import PER_HEAD, ElasticSpec
+
+Group = tuple[Axis, int | None, Role | None]
+
+
+class Supernet:
+    """A scalable checkpoint in memory.
+
+    Attributes:
+        model: the full network, frozen and in eval mode; all weights live here.
+        space: its `ElasticSpace`, which knows the costs.
+        family: its axis table; `parameters` is that table applied to this network.
+        spec: what `elastic_space.json` said, provenance included.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family, spec: ElasticSpec, folder: Path | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.family = family
+        self.spec = spec
+        self.folder = folder
+        self.parameters: tuple[Parameter, ...] = family.parameters(model)
+        self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
+        self.layers, self.heads, self.hidden, self.ffn = family.widths(model.config)
+        self.costs = CostModel(
+            self.parameters,
+            patches=family.patches(model.config),
+            bytes_per_parameter=self._weight_size(),
+            live=family.live,
+        )
+        self.space: ElasticSpace = spec.space(self.layers, self.heads, self.hidden, self.ffn, self.costs)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **kwargs: Any) -> "Supernet":
+        """Load a scalable checkpoint: a bundled name, a local folder, or a hub id.
+
+        Weights are read as float32 from safetensors, or from a `.bin` that holds nothing executable.
+        `attn_implementation="eager"` and the like pass through to the model's configuration. Raises
+        `CheckpointError` or `ElasticSpaceError`, naming file, key, value and remedy.
+        """
+        folder = checkpoints.resolve(name)
+        model, family = checkpoints.load_model(folder, **kwargs)
+        return cls(model, family, checkpoints.load_spec(folder), folder)
+
+    @property
+    def name(self) -> str:
+        """The name of the checkpoint's folder, or of the model type when it was never on disk."""
+        return self.folder.name if self.folder else self.family.model_type
+
+    @property
+    def processor(self) -> Any:
+        """The image processor or tokenizer stored with the checkpoint."""
+        if self.folder is None:
+            raise CheckpointError("this supernet was not loaded from a folder, so it has no processor")
+        return checkpoints.load_processor(self.folder, self.family, self.model.config)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the weights as they are in memory and of how they are sliced."""
+        return checkpoints.fingerprint(self.model, self.spec)
+
+    @property
+    def full(self) -> SubmodelConfig:
+        """The whole network as a configuration, whether or not the space includes it."""
+        return SubmodelConfig(self.hidden, (self.attention_width,) * self.layers, (self.ffn,) * self.layers)
+
+    @property
+    def attention_width(self) -> int:
+        """Width of Q, K and V in the full network."""
+        return next(p.shape[p.axes.index(Axis.ATTENTION)] for p in self.parameters if Axis.ATTENTION in p.axes)
+
+    @property
+    def slicing_heads(self) -> int | None:
+        """Heads to slice inside of, or None where the first rows are kept whatever their head."""
+        return self.heads if self.spec.head_slicing == PER_HEAD else None
+
+    def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
+        """All costs of one example, in closed form; no model is built.
+
+        `tokens` is the sequence length for text models; image models have their own.
+        """
+        self.check(config)
+        return self.costs.cost(config, tokens)
+
+    @property
+    def latency(self) -> Latency | None:
+        """The latency model that costs and budgets go by; None until one is set (see `LatencyModel.fit`)."""
+        return self.costs.latency
+
+    @latency.setter
+    def latency(self, model: Latency | None) -> None:
+        self.costs.latency = model
+
+    def check(self, config: SubmodelConfig) -> None:
+        """Raise `ElasticSpaceError` unless `config` can be cut from this network."""
+        full = self.full
+        if len(config.attention) != self.layers:
+            raise ElasticSpaceError(f"{len(config.attention)} layers asked, but the network has {self.layers}")
+        for axis, widths, most, step in (
+            ("hidden", (config.hidden,), full.hidden, 1),
+            ("attention", config.attention, full.attention[0], self.heads),
+            ("ffn", config.ffn, full.ffn[0], 1),
+        ):
+            for width in widths:
+                if not 0 < width <= most or width % step:
+                    raise ElasticSpaceError(
+                        f"{axis} width {width}: give a multiple of {step} from {step} to {most}"
+                        + (f" ({self.heads} heads share it)" if step > 1 else "")
+                    )
+
+    def extract(self, config: SubmodelConfig, *, copy: bool = False) -> PreTrainedModel:
+        """Cut a submodel out of the supernet: an ordinary `PreTrainedModel` in eval mode.
+
+        By default it is frozen and shares memory with the supernet wherever a slice can be a view, so it
+        costs milliseconds. With `copy=True` its weights are its own, contiguous and trainable.
+        """
+        self.check(config)
+        tensors: dict[int, nn.Parameter] = {}
+        for p, full in zip(self.parameters, self._tensors, strict=True):
+            widths = config.widths(p.layer)
+            part = p.region(full.data, widths, self.slicing_heads)
+            if part.ndim > len(p.shape):  # heads, and what is kept of each, come apart
+                part = part.reshape(p.narrowed_shape(widths))
+            if copy:
+                part = part.clone(memory_format=torch.contiguous_format)
+            tensors[id(full)] = nn.Parameter(part, requires_grad=copy)
+        model = _rebuild(self.model, tensors, self.model.config, self._narrowed_config(config), copy)
+        for layer, width in enumerate(config.attention):
+            self._set_head_size(model.get_submodule(self.family.attention_module.format(layer=layer)), width)
+        return model  # type: ignore[return-value]
+
+    def reorder(self, scores: Mapping[Group, torch.Tensor]) -> None:
+        """Sort axes by descending score, in place, so that narrowing keeps what matters most.
+
+        Keys are the `group`s of axes that must move together; values have one score per index of the full
+        axis. Every parameter moves along, so the full network computes what it did before. Attention is
+        sorted inside each head (salient parameter prioritization, RaFFM section 3.1).
+        """
+        orders = {key: self._order(key, score) for key, score in scores.items()}
+        for p, tensor in zip(self.parameters, self._tensors, strict=True):
+            for dim, axis in enumerate(p.axes):
+                if axis is not None and (order := orders.get(group(p, axis))) is not None:
+                    tensor.data.copy_(tensor.data.index_select(dim, order))
+
+    def _order(self, key: Group, score: torch.Tensor) -> torch.Tensor:
+        full = self.full.widths(key[1] or 0)[key[0]]
+        if tuple(score.shape) != (full,) or not bool(torch.isfinite(score).all()):
+            raise ElasticSpaceError(f"scores of {key}: give {full} finite numbers, got shape {tuple(score.shape)}")
+        if key[0] is not Axis.ATTENTION:
+            return score.argsort(descending=True, stable=True)
+        inside = score.view(self.heads, -1).argsort(dim=1, descending=True, stable=True)
+        return (inside + torch.arange(self.heads)[:, None] * inside.shape[1]).flatten()
+
+    def _narrowed_config(self, config: SubmodelConfig) -> Any:
+        narrowed = copy.copy(self.model.config)
+        narrowed.__dict__ = {
+            key: copy.copy(value) if isinstance(value, dict | list) else value for key, value in vars(narrowed).items()
+        }
+        setattr(narrowed, self.family.hidden_key, config.hidden)
+        if len(set(config.ffn)) == 1:
+            setattr(narrowed, self.family.ffn_key, config.ffn[0])
+        narrowed.submodel = {"hidden": config.hidden, "attention": list(config.attention), "ffn": list(config.ffn)}
+        return narrowed
+
+    def _set_head_size(self, attention: Any, width: int) -> None:
+        # transformers infers the number of heads from these two in forward
+        setattr(attention, self.family.head_size_name, width // self.heads)
+        attention.scaling = (width // self.heads) ** -0.5
+        if hasattr(attention, "all_head_size"):
+            attention.all_head_size = width
+
+    def _weight_size(self) -> int:
+        return next(self.model.parameters()).element_size()
+
+
+def group(parameter: Parameter, axis: Axis) -> Group:
+    """The group of axes that one dimension of a parameter must be reordered with."""
+    if axis is Axis.HIDDEN:
+        return (axis, None, None)
+    return (axis, parameter.layer, parameter.role if axis is Axis.ATTENTION else None)
+
+
+def _rebuild(module: nn.Module, tensors: Mapping[int, nn.Parameter], old: Any, new: Any, own: bool) -> nn.Module:
+    """A copy of a module tree around other parameters: no initialisation, no copied weights, no hooks."""
+    twin = object.__new__(type(module))
+    nn.Module.__init__(twin)
+    # written past `Module.__setattr__`, whose checks would take a third of the time
+    state = twin.__dict__
+    state.update({key: value for key, value in module.__dict__.items() if key not in state})
+    state["training"] = False
+    state["_parameters"] = {k: None if p is None else tensors[id(p)] for k, p in module._parameters.items()}
+    state["_buffers"] = {k: b.clone() if own and b is not None else b for k, b in module._buffers.items()}
+    state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
+    state["_modules"] = {
+        k: None if m is None else _rebuild(m, tensors, old, new, own) for k, m in module._modules.items()
+    }
+    if state.get("config") is old:
+        state["config"] = new
+    weight = state["_parameters"].get("weight")
+    if isinstance(module, nn.Linear):
+        state["out_features"], state["in_features"] = weight.shape
+    elif isinstance(module, nn.LayerNorm):
+        state["normalized_shape"] = tuple(weight.shape)
+    elif isinstance(module, nn.Embedding):
+        state["embedding_dim"] = weight.shape[1]
+    elif isinstance(module, nn.Conv2d):
+        state["out_channels"] = weight.shape[0]
+    return twin

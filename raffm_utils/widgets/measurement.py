@@ -1,0 +1,74 @@
+"""One evaluation of the budget explorer: it can be watched and cancelled while another thread runs it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..evaluation import evaluate
+from ..space import Cost, SubmodelConfig
+from ..supernet import Supernet
+
+if TYPE_CHECKING:
+    from ..data import Split
+
+
+BATCH_SIZE = 32  # after every batch there is progress to be seen, and a cancel is heard
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One line of the explorer's history; it can be plotted like a row of a sweep."""
+
+    config: SubmodelConfig
+    cost: Cost
+    accuracy: float
+    low: float
+    high: float
+    examples: int
+    dataset: str
+    split: str
+
+    @property
+    def parameters(self) -> int:
+        return self.cost.parameters
+
+    @property
+    def macs(self) -> int | None:
+        return self.cost.macs
+
+
+class Cancelled(Exception):
+    """Ends an evaluation from within."""
+
+
+class Measurement:
+    """A submodel on its way to being evaluated: `done` of `total` examples."""
+
+    def __init__(self, supernet: Supernet, config: SubmodelConfig, cost: Cost, data: "Split") -> None:
+        self.supernet, self.config, self.cost, self.data = supernet, config, cost, data
+        self.done, self.total = 0, len(data)
+        self._stop = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._stop.is_set()
+
+    def cancel(self) -> None:
+        """Make `run` stop after the batch that it is at; may be called from any thread."""
+        self._stop.set()
+
+    def run(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated:
+        """Evaluate; raises `Cancelled`, or whatever went wrong."""
+
+        def advance(done: int, total: int) -> None:
+            self.done, self.total = done, total
+            if self.cancelled:
+                raise Cancelled
+            if on_progress is not None:
+                on_progress(done, total)
+
+        model = self.supernet.extract(self.config)
+        measured = evaluate(model, self.data, batch_size=BATCH_SIZE, on_progress=advance)
+        shown = (measured.accuracy, measured.low, measured.high, measured.examples)
+        return Evaluated(self.config, self.cost, *shown, self.data.name, self.data.split)

@@ -1,0 +1,596 @@
+"""The budget explorer in JupyterLab, driven by keyboard and mouse in a headless browser.
+
+Every control is tried in a notebook that shows all of them, written by this test, in a wide and in a narrow window;
+the sliders in notebook 02 as well.
+
+`RAFFM_TEST_CHECKPOINT` names the checkpoint, `RAFFM_SCREENSHOTS` a folder to keep the screenshots in.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from raffm_utils.supernet import bundled
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+TESTS = Path(__file__).resolve().parents[1]
+NOTEBOOK = TESTS.parent / "notebooks" / "02_sample_submodels.ipynb"
+SENTENCES = TESTS.parent / "notebooks" / "09_sentences.ipynb"
+PANEL = "panel.ipynb"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ERROR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type*='stderr']"
+EXAMPLES = 256
+LONGEST_DELAY_MS = 150  # the median; a machine that is busy with other things may take longer
+WIDTHS = (1280, 800)
+METRICS = ("parameters", "macs", "latency", "weights", "activations")
+OWN_LIMITS, NO_LIMITS = "own limits", "V100"  # the latter is the device that holds the full network
+
+# Settings of JupyterLab that keep the page still: no news, and no cell taken out of the page when scrolled away.
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
+
+# Notes when input arrives and when the explorer has next been drawn, and where the picture stands in every frame.
+STOPWATCH = """
+() => {
+  const root = document.querySelector('.raffm-explorer');
+  window.delays = []; window.places = new Set(); let start = null;
+  const began = () => { start = performance.now(); };
+  for (const kind of ['keydown', 'pointermove', 'mousemove']) document.addEventListener(kind, began, true);
+  new MutationObserver((records) => {
+    if (start === null || !root.querySelector('.raffm-count')) return;
+    if (!records.some((record) => [...record.addedNodes].some((node) => node.nodeName === 'svg'))) return;
+    const since = start; start = null;
+    requestAnimationFrame(() => window.delays.push(performance.now() - since));
+  }).observe(root, { childList: true, subtree: true });
+  const look = () => {
+    const svg = root.querySelector('svg'), top = root.getBoundingClientRect().top;
+    window.places.add(svg ? Math.round(svg.getBoundingClientRect().top - top) : 'gone');
+    requestAnimationFrame(look);
+  };
+  look();
+}
+"""
+
+# The whole panel. Latency and the rows of the sweep are made up: what is tried here are the controls.
+PANEL_CODE = """
+import sys
+
+import numpy as np
+
+sys.path.insert(0, {tests!r})
+from helpers.explorer import FlatLatency, made_predictor, made_rows
+
+from raffm_utils import BudgetExplorer, Supernet, load_split
+
+supernet = Supernet.from_pretrained({checkpoint!r})
+supernet.latency = FlatLatency()
+rows = made_rows(supernet, 150, tokens=32)
+data = load_split(supernet.spec.provenance["dataset"], "test", limit={examples}, processor=supernet.processor)
+predictor = made_predictor(supernet, tokens=32)
+BudgetExplorer(supernet, data, predictor=predictor, rows=rows, tokens=32)
+"""
+
+
+def find_browser() -> str:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        with playwright.sync_playwright() as engine:
+            found = engine.chromium.executable_path
+    if not Path(found).exists():
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}, and playwright has not installed its own")
+    return found
+
+
+def find_checkpoint() -> str:
+    images = (name for name in bundled() if name.startswith("vit-small-fashion"))
+    name = os.environ.get("RAFFM_TEST_CHECKPOINT") or next(images, None)
+    if name is None:
+        pytest.skip("no bundled image checkpoint, and RAFFM_TEST_CHECKPOINT is not set")
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def write_emptied(path: Path, folder: Path, parameters: str) -> None:
+    """A copy of a notebook without outputs, with other parameters."""
+    notebook = nbformat.read(path, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += f"\n{parameters}"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata.pop("widgets", None)
+    nbformat.write(notebook, folder / path.name)
+
+
+def prepare_notebooks(folder: Path) -> None:
+    folder.mkdir()
+    write_emptied(NOTEBOOK, folder, f"CHECKPOINT = {find_checkpoint()!r}\nEVALUATION_EXAMPLES = {EXAMPLES}")
+    write_emptied(SENTENCES, folder, "EVALUATION_EXAMPLES = 64\nSHOWN = 3")
+    code = PANEL_CODE.format(tests=str(TESTS), checkpoint=find_checkpoint(), examples=EXAMPLES)
+    panel = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    panel.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(panel, folder / PANEL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_server(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    request = urllib.request.Request(f"{url}/api/status", headers={"Authorization": f"token {token}"})
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"JupyterLab ended:\n{log.read_text(errors='replace')[-3000:]}"
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
+        except OSError:
+            time.sleep(0.3)
+        else:
+            return
+    pytest.fail(f"JupyterLab did not answer in 90 s:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def notebook_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the copy of the notebook runs."""
+    return tmp_path_factory.mktemp("lab") / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def lab(notebook_folder: Path) -> Iterator[str]:
+    """The address of a notebook in a JupyterLab of our own, with a place for its name."""
+    folder = notebook_folder.parent
+    prepare_notebooks(notebook_folder)
+    for name, content in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    token, port, log = secrets.token_hex(24), free_port(), folder / "lab.log"
+    environment = {
+        **os.environ,
+        "JUPYTER_TOKEN": token,  # not on the command line, where other users could read it
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "jupyter", "lab", str(notebook_folder), "--no-browser"]
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            wait_for_server(f"http://127.0.0.1:{port}", token, process, log)
+            yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Any]:
+    """A browser window that may use the clipboard."""
+    executable = find_browser()
+    with playwright.sync_playwright() as engine:
+        browser = engine.chromium.launch(
+            executable_path=executable, headless=True, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        browser.close()
+
+
+def open_notebook(window: Any, address: str, ready: str) -> Any:
+    """The notebook, run from top to bottom, until what `ready` selects is there."""
+    page = window.new_page()
+    page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+    page.set_default_timeout(90_000)
+    page.goto(address)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.locator(f"{ready}, {ERROR}").first.wait_for()
+    assert page.locator(ERROR).count() == 0, page.locator(ERROR).first.inner_text()
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    return page
+
+
+def run_notebook(window: Any, address: str) -> Any:
+    """The notebook, run from top to bottom, with the explorer in view."""
+    page = open_notebook(window, address, ".raffm-count b")
+    page.locator(".raffm-explorer").scroll_into_view_if_needed()
+    page.evaluate(STOPWATCH)
+    return page
+
+
+@pytest.fixture(scope="module")
+def panel_page(window: Any, lab: str) -> Any:
+    return run_notebook(window, lab.format(PANEL))
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def page(panel_page: Any, request: pytest.FixtureRequest) -> Any:
+    """The whole panel in a window of each width."""
+    panel_page.set_viewport_size({"width": request.param, "height": 900})
+    panel_page.locator(".raffm-explorer").evaluate("node => node.scrollIntoView({block: 'start'})")
+    panel_page.wait_for_timeout(300)
+    return panel_page
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("RAFFM_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def count_of(page: Any) -> str:
+    return page.locator(".raffm-count b").inner_text()
+
+
+def picture_of(page: Any) -> str:
+    return page.locator(".raffm-explorer svg").inner_html()
+
+
+def slider_of(page: Any, index: int) -> tuple[Any, Any]:
+    slider = page.locator(".raffm-explorer .widget-hslider").nth(index)
+    return slider.locator(".noUi-handle"), slider.locator(".widget-readout")
+
+
+def type_limit(page: Any, index: int, text: str) -> None:
+    _, readout = slider_of(page, index)
+    readout.fill(text)
+    readout.press("Enter")
+
+
+def chosen(page: Any, name: str) -> str:
+    group = page.locator(".raffm-explorer .widget-toggle-buttons", has_text=name)
+    return group.locator(".mod-active").inner_text().strip()
+
+
+def choose(page: Any, option: str) -> None:
+    page.locator(".raffm-explorer .widget-toggle-button", has_text=option).click()
+
+
+def button_of(page: Any, name: str) -> Any:
+    return page.locator(".raffm-explorer").get_by_role("button", name=name)
+
+
+def take_off_limits(page: Any, policy: str = "random") -> None:
+    """No limits; and a policy by which, unlike the best predicted, a new limit nearly always shows another submodel."""
+    choose(page, policy)
+    choose(page, OWN_LIMITS)
+    choose(page, NO_LIMITS)
+    page.wait_for_function(
+        "number => (document.querySelector('.raffm-explorer').innerText.match(/no limit/g) ?? []).length === number"
+        " && /(: |[0-9], )all there are/.test(document.querySelector('.raffm-count').innerText)",
+        arg=page.locator(".raffm-explorer .widget-hslider").count(),
+    )
+
+
+def limit_alone(page: Any, index: int) -> Any:
+    """Limit one cost to where every step of its slider matters; returns the handle."""
+    take_off_limits(page)
+    handle, _ = slider_of(page, index)
+    least, most = (float(handle.get_attribute(f"aria-value{end}")) for end in ("min", "max"))
+    count = count_of(page)
+    type_limit(page, index, f"{0.6 * least + 0.4 * most:.4f}")
+    wait_until_changed(page, count)
+    page.wait_for_timeout(500)
+    return handle
+
+
+def show_another(page: Any) -> None:
+    """A submodel that was not shown before, in a window of any width."""
+    take_off_limits(page)
+    handle, _ = slider_of(page, 0)
+    share = 0.5 + page.viewport_size["width"] / 10_000
+    count = count_of(page)
+    type_limit(page, 0, f"{share * float(handle.get_attribute('aria-valuemax')):.2f}")
+    wait_until_changed(page, count)
+    while True:
+        picture = picture_of(page)
+        button_of(page, "Draw another").click()
+        wait_for_new_picture(page, picture)
+        page.wait_for_timeout(200)
+        if page.get_by_text("has not been evaluated yet").count():
+            return
+
+
+def wait_until_changed(page: Any, old: str) -> None:
+    page.wait_for_function("old => document.querySelector('.raffm-count b').innerText !== old", arg=old)
+
+
+def wait_for_new_picture(page: Any, old: str) -> None:
+    page.wait_for_function("old => document.querySelector('.raffm-explorer svg').innerHTML !== old", arg=old)
+
+
+def report(name: str, milliseconds: list[float]) -> None:
+    middle = statistics.median(milliseconds)
+    print(f"\n{name}: median {middle:.0f} ms, slowest {max(milliseconds):.0f} ms of {len(milliseconds)}")
+    assert middle < LONGEST_DELAY_MS, f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def shoot(page: Any, screenshots: Path, name: str) -> None:
+    page.locator(".raffm-explorer").evaluate("node => node.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(500)
+    size = page.viewport_size
+    page.screenshot(path=screenshots / f"{name}_{size['width']}.png")
+    page.set_viewport_size({**size, "height": 2000})  # all of it, which no screen shows at once
+    page.locator(".raffm-explorer").screenshot(path=screenshots / f"{name}_{size['width']}_whole.png")
+    page.set_viewport_size(size)
+    page.wait_for_timeout(300)
+
+
+def test_panel_shows_count_picture_and_prediction(page, screenshots):
+    assert int(count_of(page).replace(",", "")) > 1
+    assert "layer" in picture_of(page)
+    text = page.locator(".raffm-explorer").inner_text()
+    for words in ("Parameters", "MACs", "Latency", "Weight memory", "Peak activations", "Predicted accuracy", "90%"):
+        assert words in text
+    assert "stored and" in page.locator(".raffm-explorer img").get_attribute("alt")
+    shoot(page, screenshots, "1_start")
+
+
+@pytest.mark.parametrize("index", range(len(METRICS)), ids=METRICS)
+def test_arrow_keys_move_a_slider(page, index):
+    limit_alone(page, index)
+    handle, readout = slider_of(page, index)
+    handle.focus()
+    page.evaluate("window.delays = []")
+    count, picture = count_of(page), picture_of(page)
+    for _ in range(10):
+        text = readout.inner_text()
+        page.keyboard.press("ArrowLeft")
+        assert readout.inner_text() != text
+        page.wait_for_timeout(150)
+    wait_until_changed(page, count)
+    assert picture_of(page) != picture
+    assert chosen(page, "Device") == OWN_LIMITS
+    report(f"{page.viewport_size['width']} px, {METRICS[index]}: key to picture", page.evaluate("window.delays"))
+
+
+@pytest.mark.parametrize("index", range(len(METRICS)), ids=METRICS)
+def test_dragging_redraws_all_the_way_without_flicker(page, index, screenshots):
+    handle = limit_alone(page, index)
+    handle.focus()
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.evaluate("window.delays = []; window.places.clear()")
+    seen, pictures = set(), set()
+    for step in range(1, 21):
+        page.mouse.move(x - 4 * step, y)
+        page.wait_for_timeout(60)
+        seen.add(count_of(page))
+        pictures.add(picture_of(page))
+    assert len(seen) > 3, "the count did not follow while the slider was held"
+    assert len(pictures) > 3, "the picture did not follow while the slider was held"
+    page.mouse.up()
+    assert len(page.evaluate("[...window.places]")) == 1, "the picture moved, or was gone"
+    report(f"{page.viewport_size['width']} px, {METRICS[index]}: drag to picture", page.evaluate("window.delays"))
+    if index == 0:
+        shoot(page, screenshots, "2_dragged")
+
+
+def test_dragging_is_quick_while_the_best_predicted_is_shown(page):
+    take_off_limits(page, "best predicted")
+    handle, _ = slider_of(page, 1)
+    box = handle.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.evaluate("window.delays = []")
+    for step in range(1, 31):
+        page.mouse.move(x - 4 * step, y)
+        page.wait_for_timeout(60)
+    page.mouse.up()
+    report(f"{page.viewport_size['width']} px, best predicted: drag to picture", page.evaluate("window.delays"))
+
+
+def test_number_out_of_range_is_explained_in_place(page, screenshots):
+    take_off_limits(page)
+    old = count_of(page)
+    type_limit(page, 0, "0")
+    wait_until_changed(page, old)
+    message = page.locator(".raffm-problem").inner_text()
+    assert "No submodel fits" in message
+    assert "raise it to" in message
+    assert "this space reaches" in message
+    assert "opacity: 0.3" in page.locator(".raffm-explorer svg").get_attribute("style").replace(":0", ": 0")
+    assert button_of(page, "Evaluate").is_disabled()
+    shoot(page, screenshots, "3_nothing_fits")
+    type_limit(page, 0, "1000000000")
+    page.locator(".raffm-problem").wait_for(state="detached")
+    assert button_of(page, "Evaluate").is_enabled()
+
+
+def test_a_device_sets_its_limits(page):
+    take_off_limits(page)
+    count = count_of(page)
+    page.locator(".raffm-explorer .widget-toggle-button", has_text="Jetson AGX Orin").focus()
+    page.keyboard.press("Enter")
+    wait_until_changed(page, count)
+    page.wait_for_timeout(1000)  # whatever the sliders answer must not undo it
+    assert chosen(page, "Device") == "Jetson AGX Orin"
+    assert "85.0% of the full" in page.locator(".raffm-explorer").inner_text()
+    type_limit(page, 1, "0")
+    page.locator(".raffm-problem").wait_for()
+    assert chosen(page, "Device") == OWN_LIMITS
+    assert "85.0% of the full" in page.locator(".raffm-explorer").inner_text()
+
+
+def test_policies_and_draw_another(page):
+    take_off_limits(page)
+    count = count_of(page)
+    choose(page, "Dell XPS 15")
+    wait_until_changed(page, count)
+    count = count_of(page)
+    for policy in ("best predicted", "random", "largest that fits", "best predicted"):
+        picture = picture_of(page)
+        page.locator(".raffm-explorer .widget-toggle-button", has_text=policy).focus()
+        page.keyboard.press("Enter")
+        wait_for_new_picture(page, picture)
+        assert chosen(page, "Show") == policy
+        if policy == "largest that fits":
+            page.wait_for_timeout(300)
+            assert button_of(page, "Draw another").is_disabled()
+        else:
+            picture = picture_of(page)
+            button_of(page, "Draw another").click()
+            wait_for_new_picture(page, picture)
+        assert count_of(page) == count
+
+
+def test_evaluate_can_be_cancelled_and_sliders_are_heard_meanwhile(page, screenshots):
+    show_another(page)
+    rows = page.locator(".raffm-past tr").count()
+    assert button_of(page, "Cancel").is_disabled()
+    button_of(page, "Evaluate").click()
+    page.get_by_text(f"of {EXAMPLES} examples").wait_for()
+    assert button_of(page, "Evaluate").is_disabled()
+    count = count_of(page)
+    handle, _ = slider_of(page, 0)
+    handle.focus()
+    page.keyboard.press("PageDown")
+    wait_until_changed(page, count)
+    page.get_by_text("Evaluating a submodel shown before").wait_for()
+    page.screenshot(path=screenshots / f"4_evaluating_{page.viewport_size['width']}.png")
+    button_of(page, "Cancel").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("the evaluation was cancelled").wait_for()
+    assert page.locator(".raffm-past tr").count() == rows
+    assert button_of(page, "Cancel").is_disabled()
+    assert button_of(page, "Evaluate").is_enabled()
+
+
+def test_evaluate_shows_accuracy_with_interval_among_the_rows(page, screenshots):
+    for _ in range(2):
+        show_another(page)
+        rows = max(1, page.locator(".raffm-past tr").count())
+        picture = page.locator(".raffm-explorer img").get_attribute("src")
+        button_of(page, "Evaluate").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("n => document.querySelectorAll('.raffm-past tr').length === n", arg=rows + 1)
+        assert page.locator(".raffm-explorer img").get_attribute("src") != picture
+    text = page.locator(".raffm-explorer").inner_text()
+    assert "Accuracy" in text
+    assert "95% interval" in text
+    assert f"{EXAMPLES} examples of" in text
+    shoot(page, screenshots, "5_evaluated")
+
+
+def test_copy_as_code(page, screenshots):
+    show_another(page)
+    page.evaluate("navigator.clipboard.writeText('nothing yet')")
+    page.locator(".raffm-code summary").focus()
+    page.keyboard.press("Enter")
+    page.locator(".raffm-code small", has_text="copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator(".raffm-code pre").text_content()
+    assert "Supernet.from_pretrained(" in copied
+    assert "supernet.extract(SubmodelConfig(" in copied
+    compile(copied, "copied", "exec")
+    shoot(page, screenshots, "6_code")
+    button_of(page, "Draw another").click()
+    page.wait_for_function("old => document.querySelector('.raffm-code pre').textContent !== old", arg=copied)
+    page.locator(".raffm-code summary").click()
+    page.locator(".raffm-code small", has_text="copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") != copied
+
+
+def test_export_writes_a_folder(page, screenshots, notebook_folder):
+    show_another(page)
+    button_of(page, "Export").click()
+    page.get_by_text("Exported to").wait_for()
+    shown = page.locator(".raffm-result code").inner_text()
+    assert {"README.md", "config.json", "model.safetensors", "submodel.json"} <= {
+        path.name for path in (notebook_folder / shown).iterdir()
+    }
+    shoot(page, screenshots, "7_exported")
+
+
+def test_nothing_runs_over_the_edge(page):
+    wide, room = page.locator(".raffm-explorer").evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert wide <= room + 1
+    assert page.locator(ERROR).count() == 0
+
+
+def test_every_control_is_reached_by_the_tab_key(page):
+    page.locator(".raffm-explorer .widget-toggle-button").first.focus()
+    reached = []
+    for _ in range(60):
+        reached.append(page.evaluate("(document.activeElement.textContent || document.activeElement.className).trim()"))
+        if "Copy as code" in reached[-1]:
+            break
+        page.keyboard.press("Tab")
+    names = " ".join(reached)
+    assert sum("noUi-handle" in name for name in reached) == len(METRICS)
+    for name in (OWN_LIMITS, "Raspberry Pi 4", NO_LIMITS, "best predicted", "random", "largest that fits"):
+        assert name in names
+    for name in ("Draw another", "Evaluate", "Export", "Copy as code"):
+        assert name in names
+
+
+def test_notebook_02_shows_its_explorer(window, lab, screenshots):
+    page = run_notebook(window, lab.format(NOTEBOOK.name))
+    handle = limit_alone(page, 0)
+    picture = picture_of(page)
+    choose(page, "largest that fits")
+    wait_for_new_picture(page, picture)
+    count, picture = count_of(page), picture_of(page)
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    wait_until_changed(page, count)
+    wait_for_new_picture(page, picture)
+    assert "Predicted" not in page.locator(".raffm-explorer").inner_text()
+    shoot(page, screenshots, "8_notebook_02")
+    assert page.locator(ERROR).count() == 0
+
+
+def test_notebook_09_answers_a_sentence_while_it_is_typed(window, lab, screenshots):
+    page = open_notebook(window, lab.format(SENTENCES.name), ".widget-text input")
+    box = page.locator(".widget-text input")
+    answers = page.locator(".widget-vbox .raffm-answers")
+    box.scroll_into_view_if_needed()
+    box.fill("")
+    page.get_by_text("Type a sentence.").wait_for()
+    box.press_sequentially("a wonderful film", delay=30)
+    answers.get_by_text("a wonderful film").wait_for()
+    assert answers.locator("tr").last.inner_text().count("positive") == 3
+    box.fill("a dreadful, boring mess")
+    answers.get_by_text("a dreadful, boring mess").wait_for()
+    assert answers.locator("tr").last.inner_text().count("negative") == 3
+    box.fill("漢字" * 300 + " good")
+    answers.get_by_text("unknown").or_(answers.get_by_text("cut to")).or_(
+        answers.get_by_text("sign by sign")
+    ).wait_for()
+    box.fill("a wonderful film")
+    answers.get_by_text("a wonderful film").wait_for()
+    wide, room = page.locator(".widget-vbox").first.evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert wide <= room + 1
+    page.screenshot(path=screenshots / "9_notebook_09.png")
+    assert page.locator(ERROR).count() == 0

@@ -1,0 +1,119 @@
+"""Real examples through exported files, in this environment and in one that has nothing of ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import make_supernet
+from helpers.export import SENTENCES, names, processor_for
+from PIL import Image
+
+from raffm_utils import Supernet, export_submodel, load_split
+from raffm_utils.deployment import GraphClassifier, settings_of
+from raffm_utils.deployment.predict_image import prepare
+from raffm_utils.errors import DeploymentError
+from raffm_utils.supernet import bundled
+
+EXAMPLES = 64
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> SimpleNamespace:
+    """The smallest submodel of a bundled checkpoint, and real test images."""
+    name = next((name for name in bundled() if name.startswith("vit-small-fashion")), None)
+    if name is None:
+        pytest.skip("no bundled image checkpoint")
+    supernet = Supernet.from_pretrained(name)
+    model, folder = supernet.extract(supernet.space.smallest()), tmp_path_factory.mktemp("exported") / "out"
+    export_submodel(model, folder, ["safetensors", "pt2", "onnx"], processor=supernet.processor)
+    dataset = supernet.spec.provenance["dataset"]
+    data = load_split(dataset, "test", limit=EXAMPLES, processor=supernet.processor)
+    return SimpleNamespace(supernet=supernet, model=model, folder=folder, data=data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["model.onnx", "model.pt2"])
+def test_real_images_give_the_same_logits(exported, file):
+    inputs, _ = next(exported.data.batches(EXAMPLES))
+    graph = GraphClassifier(exported.folder / file, exported.model.config, tuple(inputs))
+    with torch.inference_mode():
+        torch.testing.assert_close(graph(**inputs).logits, exported.model(**inputs).logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_real_images_give_the_same_pixels(exported):
+    images = exported.data.raw[:EXAMPLES]["image"]
+    made = prepare(images, settings_of(exported.supernet.processor))["pixel_values"]
+    wanted = exported.supernet.processor([i.convert("RGB") for i in images], return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
+
+
+def test_processors_that_do_more_are_refused():
+    cropping = transformers.ViTImageProcessorPil(size={"shortest_edge": 16})
+    with pytest.raises(DeploymentError, match="fixed height and width"):
+        settings_of(cropping)
+    odd = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16})
+    odd.preprocess = lambda images, **_: {"pixel_values": np.zeros((len(images), 3, 16, 16), np.float32)}
+    with pytest.raises(DeploymentError, match="more than resize"):
+        settings_of(odd)
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory) -> Path:
+    """A new environment with what `predict.py` asks for, and nothing else."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=300)
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    command = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--only-binary", ":all:"]
+    command += ["onnxruntime", "numpy", "pillow", "tokenizers"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if ended.returncode:
+        pytest.skip(f"pip cannot reach an index: {ended.stderr.strip()[-200:]}")
+    return python
+
+
+def predict(python: Path, folder: Path, *inputs: str) -> list[list[str]]:
+    """The lines of predict.py, run where neither torch nor transformers nor this package can be found."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    for package in ("torch", "transformers", "raffm_utils"):
+        assert subprocess.run([python, "-c", f"import {package}"], capture_output=True, env=environment).returncode
+    command = [str(python), str(folder / "predict.py"), str(folder / "model.onnx"), *inputs]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    return [line.split("\t") for line in ended.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_predict_classifies_images_in_a_bare_environment(exported, bare_python, tmp_path):
+    paths = []
+    for number, image in enumerate(exported.data.raw[:8]["image"]):
+        paths.append(str(tmp_path / f"{number}.png"))
+        image.save(paths[-1])
+    images = [Image.open(path).convert("RGB") for path in paths]
+    pixels = exported.supernet.processor(images, return_tensors="pt")["pixel_values"]
+    check(predict(bare_python, exported.folder, *paths), paths, exported.model, {"pixel_values": pixels})
+
+
+@pytest.mark.slow
+def test_predict_classifies_sentences_in_a_bare_environment(bare_python, tmp_path):
+    supernet = make_supernet("bert", **names())
+    model, tokenizer = supernet.extract(supernet.space.smallest()), processor_for(supernet)
+    export_submodel(model, tmp_path / "out", ["onnx"], processor=tokenizer)
+    sentences = [*SENTENCES, "one far longer than the network has positions for " * 5]
+    inputs = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    check(predict(bare_python, tmp_path / "out", *sentences), sentences, model, inputs)
+
+
+def check(lines: list[list[str]], given: list[str], model, inputs) -> None:
+    with torch.inference_mode():
+        shares = model(**inputs).logits.softmax(1)
+    assert [line[0] for line in lines] == given
+    assert [line[1] for line in lines] == [model.config.id2label[int(i)] for i in shares.argmax(1)]
+    np.testing.assert_allclose([float(line[2]) for line in lines], shares.amax(1).numpy(), atol=2e-4)

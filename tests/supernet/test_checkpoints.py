@@ -1,0 +1,484 @@
+"""Checkpoint folders: every fault is refused by name, nothing in a folder is ever run, and what is saved comes back."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import (
+    FAMILY_NAMES,
+    GOLDEN,
+    SPACE,
+    TEXT_FAMILIES,
+    make_inputs,
+    make_supernet,
+    make_tokenizer,
+    write_text_checkpoint,
+)
+from safetensors.torch import load_file, save_file
+
+from raffm_utils import Supernet
+from raffm_utils.errors import CheckpointError, ElasticSpaceError
+from raffm_utils.supernet import checkpoints
+
+SPACE_FILE, CONFIG, WEIGHTS, BIN = "elastic_space.json", "config.json", "model.safetensors", "pytorch_model.bin"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A good ViT checkpoint, for the test to damage."""
+    supernet = make_supernet("vit")
+    checkpoints.save(tmp_path / "good", supernet.model, supernet.spec, None, torch.float32)
+    return tmp_path / "good"
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _bin_instead(folder: Path, save: Callable[[dict[str, torch.Tensor], Path], None]) -> None:
+    save(load_file(folder / WEIGHTS), folder / BIN)
+    (folder / WEIGHTS).unlink()
+
+
+def _says(error: pytest.ExceptionInfo[Exception], *parts: str) -> None:
+    for part in parts:
+        assert part in str(error.value), f"{part!r} is not in: {error.value}"
+
+
+# --- the elastic space
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("{", ("not JSON",)),
+        ("", ("not JSON",)),
+        ("[" * 100_000, ("not JSON",)),
+        ("[48]", ("expected an object", "[48]")),
+        ("null", ("expected an object", "None")),
+        ('{"residual_hidden_space": "wide"}', ("residual_hidden_space", "wide", "whole numbers")),
+        ('{"residual_hidden_space": [36.5]}', ("residual_hidden_space", "36.5")),
+        ('{"residual_hidden_space": [NaN]}', ("residual_hidden_space", "nan")),
+        ('{"residual_hidden_space": [true]}', ("residual_hidden_space", "True")),
+        ('{"residual_hidden_space": [0]}', ("residual_hidden_space", "[0]")),
+        ('{"residual_hidden_space": [[48]]}', ("residual_hidden_space", "[[48]]")),
+        ('{"inter_hidden_space": [64, -8]}', ("inter_hidden_space", "-8")),
+        ('{"inter_hidden_space": []}', ("inter_hidden_space", "[]")),
+        ('{"inter_hidden_space": [[64], []]}', ("inter_hidden_space", "[]")),
+        ('{"inter_hidden_space": {"a": 1}}', ("inter_hidden_space", "{'a': 1}")),
+        ('{"inter_hidden_space": [64, "None"]}', ("inter_hidden_space", "None")),
+        ('{"residual_hidden_space": [50, 48]}', ("residual_hidden_space", "50", "full width 48")),
+        ('{"inter_hidden_space": [65]}', ("inter_hidden_space", "65", "full width 64")),
+        ('{"atten_out_space": [52]}', ("atten_out_space", "52", "full width 48")),
+        ('{"atten_out_space": [48, 46]}', ("atten_out_space", "46", "multiples of 4")),
+        ('{"atten_out_space": [[48], [48]]}', ("atten_out_space", "2 lists", "3 layers")),
+        ('{"head_slicing": "diagonal"}', ("head_slicing", "diagonal", "per_head")),
+        ('{"head_slicing": ["per_head"]}', ("head_slicing",)),
+        ('{"provenance": "here"}', ("provenance", "here")),
+    ],
+)
+def test_bad_elastic_space(folder, content, parts):
+    (folder / SPACE_FILE).write_text(content)
+    with pytest.raises(ElasticSpaceError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / SPACE_FILE), *parts)
+    assert len(str(error.value)) < 600
+
+
+def test_elastic_space_that_is_no_text(folder):
+    (folder / SPACE_FILE).write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(ElasticSpaceError, match=SPACE_FILE):
+        Supernet.from_pretrained(folder)
+
+
+def test_elastic_space_in_the_configuration(folder):
+    (folder / SPACE_FILE).unlink()
+    with pytest.raises(CheckpointError) as missing:
+        Supernet.from_pretrained(folder)
+    _says(missing, str(folder), SPACE_FILE, "elastic_config")
+    _edit(folder / CONFIG, elastic_config={"atten_out_space": [48, 24], "residual_hidden_space": [48, 32]})
+    supernet = Supernet.from_pretrained(folder)
+    assert supernet.space.hidden == (48, 32)
+    assert supernet.space.attention == ((48, 24),) * 3
+    assert supernet.space.ffn == ((64,),) * 3
+    assert supernet.slicing_heads is None, "published checkpoints slice contiguously"
+    _edit(folder / CONFIG, elastic_config={"atten_out_space": [47]})
+    with pytest.raises(ElasticSpaceError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / CONFIG), "elastic_config", "atten_out_space", "47")
+
+
+def test_what_is_not_elastic(folder):
+    for content in (
+        {},
+        {"atten_out_space": "None", "inter_hidden_space": "None", "residual_hidden_space": "None"},
+        {"atten_out_space": None, "inter_hidden_space": 64, "residual_hidden_space": [48]},
+    ):
+        (folder / SPACE_FILE).write_text(json.dumps(content))
+        supernet = Supernet.from_pretrained(folder)
+        assert supernet.space.count() == 1
+        assert supernet.space.largest() == supernet.full
+
+
+@pytest.mark.parametrize("value", [[48, 24], [9999], "None", "nonsense", None])
+def test_out_hidden_space_has_no_effect(folder, value):
+    content = {"inter_hidden_space": [64, 32]}
+    (folder / SPACE_FILE).write_text(json.dumps(content))
+    plain = Supernet.from_pretrained(folder)
+    (folder / SPACE_FILE).write_text(json.dumps({**content, "out_hidden_space": value}))
+    assert Supernet.from_pretrained(folder).space == plain.space
+
+
+# --- the configuration
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("{", ("not JSON",)),
+        ("[]", ("expected an object", "list")),
+        ("{}", ("model_type=None", "vit")),
+        ('{"model_type": "gpt2"}', ("model_type='gpt2'", "vit, bert")),
+        ('{"model_type": ["vit"]}', ("model_type=['vit']",)),
+    ],
+)
+def test_bad_configuration_file(folder, content, parts):
+    (folder / CONFIG).write_text(content)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / CONFIG), *parts)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_attention_heads", 5), ("num_attention_heads", 0), ("hidden_size", "wide"), ("hidden_size", -48),
+     ("hidden_act", "nosuch"), ("patch_size", 0), ("intermediate_size", None)],
+)  # fmt: skip
+def test_impossible_configuration(folder, key, value):
+    _edit(folder / CONFIG, **{key: value})
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder))
+
+
+def test_configuration_of_another_network(folder):
+    _edit(folder / CONFIG, intermediate_size=128)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / WEIGHTS), "fc1.weight [64, 48], needed [128, 48]", "does not fit config.json")
+    _edit(folder / CONFIG, intermediate_size=64, num_hidden_layers=4)
+    with pytest.raises(CheckpointError, match=r"missing tensors: .*layers?\.3\.") as error:
+        Supernet.from_pretrained(folder)
+    _edit(folder / CONFIG, num_hidden_layers=2)
+    with pytest.raises(CheckpointError, match=r"unexpected tensors: .*layers?\.2\."):
+        Supernet.from_pretrained(folder)
+
+
+def test_missing_files(folder):
+    (folder / WEIGHTS).rename(folder / "elsewhere")
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder), WEIGHTS, BIN)
+    (folder / CONFIG).unlink()
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / CONFIG), "missing")
+
+
+# --- weights
+
+
+def _change(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> str:
+    tensors = load_file(folder / WEIGHTS)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    key = next(name for name in tensors if "layer" in name and name.endswith("weight") and tensors[name].ndim == 2)
+    change({"key": key, "tensors": tensors})  # type: ignore[dict-item]
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    return key
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["tensors"][c["key"]].view(-1)[:3].fill_(float("nan")), "3 values that are NaN"),
+        (lambda c: c["tensors"][c["key"]].view(-1)[5:6].fill_(float("-inf")), "1 values that are NaN or infinite"),
+        (lambda c: c["tensors"].pop(c["key"]), "missing tensors"),
+        (lambda c: c["tensors"].update({"vit.made.up": torch.ones(2)}), "unexpected tensors: vit.made.up"),
+        (lambda c: c["tensors"].update({c["key"]: c["tensors"][c["key"]][:-1].clone()}), "mismatched tensors"),
+    ],
+)
+def test_bad_weights(folder, change, said):
+    key = _change(folder, change)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / WEIGHTS), said)
+    if "made.up" not in said:  # old and new key names of this tensor have these numbers in common
+        assert re.search(r"layers?\." + re.search(r"layers?\.(\d+)\.", key)[1], str(error.value))
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1, -5000])
+def test_truncated_safetensors(folder, size):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:size])
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / WEIGHTS), "truncated", "fetch")
+
+
+class _Evil:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_bin_files_are_read(tmp_path, kind, zipped):
+    supernet = make_supernet(kind)
+    checkpoints.save(tmp_path, supernet.model, supernet.spec, None, torch.float32)
+    _bin_instead(tmp_path, lambda t, path: torch.save(t, path, _use_new_zipfile_serialization=zipped))
+    assert Supernet.from_pretrained(tmp_path).fingerprint == supernet.fingerprint
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle"])
+def test_a_pickle_that_would_run_code_does_not(folder, tmp_path, form):
+    marker = tmp_path / "it ran"
+
+    def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        content = {**tensors, "classifier.bias": _Evil(marker)}
+        if form == "plain pickle":
+            path.write_bytes(pickle.dumps(_Evil(marker)))
+        else:
+            torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+
+    _bin_instead(folder, save)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / BIN), "refused", "safetensors")
+    assert not marker.exists()
+    if form == "plain pickle":
+        pickle.loads((folder / BIN).read_bytes())
+    else:
+        torch.load(folder / BIN, weights_only=False)
+    assert marker.exists(), "otherwise this test would prove nothing"
+
+
+@pytest.mark.parametrize("content", ["module", "list", "number inside", "array inside", "optimizer"])
+def test_bin_files_of_another_kind(folder, content):
+    def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        made = {
+            "module": lambda: torch.nn.Linear(2, 2),
+            "list": lambda: list(tensors.values()),
+            "number inside": lambda: {**tensors, "epoch": 3},
+            "array inside": lambda: {**tensors, "classifier.bias": tensors["classifier.bias"].numpy()},
+            "optimizer": lambda: {"model": tensors, "step": 3},
+        }
+        torch.save(made[content](), path)
+
+    _bin_instead(folder, save)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / BIN))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_truncated_bin(folder, zipped, share):
+    _bin_instead(folder, lambda t, path: torch.save(t, path, _use_new_zipfile_serialization=zipped))
+    content = (folder / BIN).read_bytes()
+    (folder / BIN).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / BIN), "truncated")
+
+
+def test_safetensors_go_before_a_pickle(folder, tmp_path):
+    (folder / BIN).write_bytes(pickle.dumps(_Evil(tmp_path / "it ran")))
+    Supernet.from_pretrained(folder)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_code_in_a_folder_is_not_run(folder, tmp_path):
+    marker = tmp_path / "it ran"
+    code = f"import os\nos.mkdir({str(marker)!r})\nclass C: pass\n"
+    (folder / "modeling_own.py").write_text(code)
+    maps = dict.fromkeys(("AutoConfig", "AutoModelForImageClassification"), f"modeling_own.C")  # noqa: F541
+    _edit(folder / CONFIG, auto_map=maps)
+    assert Supernet.from_pretrained(folder).layers == 3
+    assert not marker.exists()
+
+
+# --- finding a folder
+
+
+def test_unknown_names():
+    for name in ("no-such-checkpoint", "./no/such", "/no/such", "a/b/c", "~/no-such"):
+        with pytest.raises(CheckpointError) as error:
+            Supernet.from_pretrained(name)
+        _says(error, name, "path")
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """The client's settings as on a machine that believes it has a network."""
+    from huggingface_hub import constants
+
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name == "HF_HUB_OFFLINE":
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def _seconds_to_fail() -> float:
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained("raffm-tests/no-such-checkpoint")
+    seconds = time.perf_counter() - start
+    _says(error, "raffm-tests/no-such-checkpoint", "go online", "path")
+    return seconds
+
+
+def test_offline_by_setting(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert _seconds_to_fail() < 1
+
+
+@pytest.mark.usefixtures("online")
+def test_offline_because_nothing_answers(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert _seconds_to_fail() < 2
+
+
+@pytest.mark.usefixtures("online")
+@pytest.mark.parametrize("hanging", ["getaddrinfo", "create_connection"])
+def test_offline_where_names_are_never_found(monkeypatch, hanging):
+    def hang(*_: object, **__: object) -> None:
+        time.sleep(8)
+        raise OSError("at last")
+
+    monkeypatch.setattr(socket, hanging, hang)
+    assert min(_seconds_to_fail() for _ in range(2)) < 2
+
+
+# --- saving and loading again
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_round_trip(kind_and_supernet, tmp_path, dtype):
+    kind, supernet = kind_and_supernet
+    target = tmp_path / "a" / "name-of-its-own"
+    checkpoints.save(target, supernet.model, supernet.spec, None, dtype)
+    again = Supernet.from_pretrained(target)
+    assert again.name == "name-of-its-own"
+    assert again.space == supernet.space
+    assert again.spec.head_slicing == supernet.spec.head_slicing
+    assert again.spec.to_json() == supernet.spec.to_json()
+    stored = load_file(target / WEIGHTS)
+    assert {tensor.dtype for tensor in stored.values()} == {dtype}
+    for (name, one), (other_name, other) in zip(
+        supernet.model.state_dict().items(), again.model.state_dict().items(), strict=True
+    ):
+        assert name == other_name
+        assert other.dtype == torch.float32
+        assert torch.equal(one.to(dtype).float(), other)
+    if dtype is torch.float32:
+        assert again.fingerprint == supernet.fingerprint
+    with torch.inference_mode():
+        one, other = (net.model(**make_inputs(kind)).logits for net in (supernet, again))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-5 if dtype is torch.float32 else 0.05)
+    assert json.loads((target / SPACE_FILE).read_text())["residual_hidden_space"] == SPACE["residual_hidden_space"]
+
+
+def test_saved_folders_load_with_the_library_alone(folder):
+    supernet = Supernet.from_pretrained(folder)
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        one, other = (net(**make_inputs("vit")).logits for net in (supernet.model, model))
+    torch.testing.assert_close(one, other)
+
+
+def test_processor_and_class_names_come_back(tmp_path):
+    supernet = make_supernet("vit")
+    supernet.model.config.id2label = dict(enumerate("abcde"))
+    processor = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.1, 0.2, 0.3])
+    checkpoints.save(tmp_path, supernet.model, supernet.spec, processor, torch.float16)
+    again = Supernet.from_pretrained(tmp_path)
+    assert again.processor.to_dict() == processor.to_dict()
+    assert again.model.config.id2label == dict(enumerate("abcde"))
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
+        _ = again.processor
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_text_folders_as_the_library_writes_them(kind, tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
+    library = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    batch = supernet.processor(["a very good film .", "bad"], padding=True, return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        torch.testing.assert_close(supernet.model(**inputs).logits, library(**inputs).logits)
+    assert supernet.family.model_type == kind
+    # 24 positions, of which RoBERTa leaves those up to its padding's unused
+    assert supernet.processor.model_max_length == (22 if kind == "roberta" else 24)
+    assert make_tokenizer(kind).model_max_length > 10**9
+
+
+def test_a_tokenizer_that_knows_its_own_shorter_limit_keeps_it(tmp_path):
+    write_text_checkpoint(tmp_path, "bert")
+    make_tokenizer("bert", model_max_length=9).save_pretrained(tmp_path)
+    assert Supernet.from_pretrained(tmp_path).processor.model_max_length == 9
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+@pytest.mark.parametrize("left", ["nothing", "tokenizer_config.json"])
+def test_a_tokenizer_that_is_missing(kind, left, tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
+    (tmp_path / "tokenizer.json").unlink()
+    if left == "nothing":
+        (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError) as error:
+        _ = supernet.processor
+    _says(error, str(tmp_path), "knows no words", "tokenizer.json", "foundation model")
+
+
+def test_a_tokenizer_of_another_network(tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "bert", vocab_size=10))
+    with pytest.raises(CheckpointError) as error:
+        _ = supernet.processor
+    _says(error, "up to 10", "network 10", "foundation model")
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_position_numbers_in_older_text_folders_are_passed_over(kind, tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
+    numbers = {f"{kind}.embeddings.position_ids": torch.arange(24)[None]}
+    save_file(load_file(tmp_path / WEIGHTS) | numbers, tmp_path / WEIGHTS, metadata={"format": "pt"})
+    assert Supernet.from_pretrained(tmp_path).fingerprint == supernet.fingerprint
+
+
+def test_reference_folders_with_old_names_are_read(tmp_path):
+    shutil.copytree(GOLDEN / "vit-legacy", tmp_path / "copy")
+    supernet = Supernet.from_pretrained(tmp_path / "copy", attn_implementation="eager")
+    assert supernet.model.config._attn_implementation == "eager"
+    checkpoints.save(tmp_path / "ours", supernet.model, supernet.spec, None, torch.float32)
+    again = Supernet.from_pretrained(tmp_path / "ours")
+    assert again.fingerprint == supernet.fingerprint
+    assert again.space == supernet.space
