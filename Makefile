@@ -35,7 +35,7 @@ busy = { $(1) & pid=$$!; trap 'kill $$pid 2>/dev/null; exit 130' INT TERM; n=0; 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup figures lab train test test-fast lint format notebooks clean
+.PHONY: help setup figures lab train test test-fast coverage lint format notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,7 +62,10 @@ test: lint ## lint, types, tests, notebooks, browser
 test-fast: $(TEST) ## the tests without notebooks and browser
 	$(SIDE_BY_SIDE) --durations=10 -m "not notebook and not browser" $(ARGS)
 
-lint: $(TEST) ## ruff and mypy
+coverage: $(TEST) ## the share of the code that test-fast runs (about four minutes)
+	$(SIDE_BY_SIDE) -m "not notebook and not browser" --cov=raffm_utils --cov-report=term $(ARGS)
+
+lint: $(TEST) ## ruff, mypy and the contract on imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -77,7 +80,7 @@ notebooks: $(DEPLOY) ## execute all notebooks in place and keep their outputs
 		--ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 clean: ## remove caches and build leftovers; the environment stays
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* coverage.xml htmlcov
 	find . -path './$(VENV)' -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
 
 # --- set-up: a stamp for each group of packages, out of date when pyproject.toml has changed ---

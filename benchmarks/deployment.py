@@ -77,15 +77,15 @@ def measure(supernet: Supernet, arguments: argparse.Namespace, folder: Path) -> 
     latency = latencies_ms({size: folder / size for size in configs}, image, arguments.repeats)
     rows = []
     for (size, name), milliseconds in latency.items():
-        found = written[size]["formats"][name]
-        classifier: Any = GraphClassifier(folder / size / found["file"], supernet.model.config, tuple(image))
+        (found,) = (file for file in written[size].formats if file.format == name)
+        classifier: Any = GraphClassifier(folder / size / found.file, supernet.model.config, tuple(image))
         result = evaluate(classifier, data)
         rows.append(
             {
                 "submodel": size,
-                "parameters": written[size]["parameters"],
+                "parameters": written[size].parameters,
                 "format": name,
-                "bytes": found["bytes"],
+                "bytes": found.bytes,
                 "latency_ms": round(milliseconds, 2),
                 **{key: getattr(result, key) for key in ("accuracy", "low", "high", "examples")},
                 "split": data.split,

@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import psutil
@@ -38,7 +39,8 @@ def make_supernet(space: str, slicing: str) -> Supernet:
     """A random network of the size of ViT-base/16."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=10))
+        labels: dict[str, Any] = {"num_labels": 10}
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**labels))
     spec = ElasticSpec.from_json({**SPACES[space], "head_slicing": slicing}, "the published space")
     return Supernet(model, VIT, spec)
 
@@ -71,6 +73,7 @@ def obvious_way(supernet: Supernet, config: SubmodelConfig) -> nn.Module:
     old = vit.embeddings.patch_embeddings.projection
     new = nn.Conv2d(3, config.hidden, kernel_size=old.kernel_size, stride=old.stride)
     new.weight.data.copy_(old.weight.data[hidden])
+    assert new.bias is not None
     new.bias.data.copy_(old.bias.data[hidden])
     vit.embeddings.patch_embeddings.projection = new
     for name in ("cls_token", "position_embeddings"):
@@ -128,6 +131,26 @@ def reaches(supernet: Supernet) -> dict[str, tuple[float, float]]:
     return {name: supernet.space.reach(name) for name in ("parameters", "macs")}
 
 
+def measure(space: str, slicing: str, repeats: int, extractions: int) -> None:
+    """Time the three ways on one space, count and draw inside a budget, and print all of it."""
+    supernet = make_supernet(space, slicing)
+    rng = np.random.default_rng(0)
+    configs = [supernet.space.sample(None, rng) for _ in range(repeats)]
+    fewer = configs[: max(3, repeats // 3)]
+    check_same(supernet, configs[0])
+    a = median_ms(supernet.extract, configs)
+    b = median_ms(lambda _: copy.deepcopy(supernet.model), fewer)
+    c = median_ms(lambda config: obvious_way(supernet, config), fewer)
+    grown = growth(supernet, configs, extractions)
+    row = f"{space:<6} {slicing:<13} {a:>8.2f} ms {b:>10.1f} ms {c:>9.1f} ms {b / a:>6.1f} {c / a:>6.1f}"
+    print(f"{row}  {grown:+.2f} % of the weights after {extractions} extractions", flush=True)
+    limits: dict[str, Any] = {f"max_{name}": 0.3 * low + 0.7 * high for name, (low, high) in reaches(supernet).items()}
+    budget, whole = Budget(**limits), supernet.space
+    count = median_ms(lambda _: whole.count(budget), configs)
+    draw = median_ms(lambda _: whole.sample(budget, rng), configs)
+    print(f"{'':20} count {count:.2f} ms, draw {draw:.2f} ms, of {whole.count():,} submodels", flush=True)
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -140,22 +163,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f}")
     print("space  head slicing  (a) extract  (b) deepcopy  (c) obvious    b/a    c/a  growth")
     for space, slicing in itertools.product(SPACES, (CONTIGUOUS, PER_HEAD)):
-        supernet = make_supernet(space, slicing)
-        rng = np.random.default_rng(0)
-        configs = [supernet.space.sample(None, rng) for _ in range(arguments.repeats)]
-        fewer = configs[: max(3, arguments.repeats // 3)]
-        check_same(supernet, configs[0])
-        a = median_ms(supernet.extract, configs)
-        b = median_ms(lambda _, model=supernet.model: copy.deepcopy(model), fewer)
-        c = median_ms(lambda config, net=supernet: obvious_way(net, config), fewer)
-        grown = growth(supernet, configs, arguments.extractions)
-        row = f"{space:<6} {slicing:<13} {a:>8.2f} ms {b:>10.1f} ms {c:>9.1f} ms {b / a:>6.1f} {c / a:>6.1f}"
-        print(f"{row}  {grown:+.2f} % of the weights after {arguments.extractions} extractions", flush=True)
-        limits = {f"max_{name}": 0.3 * low + 0.7 * high for name, (low, high) in reaches(supernet).items()}
-        budget, space_of = Budget(**limits), supernet.space
-        count = median_ms(lambda _, space=space_of, budget=budget: space.count(budget), configs)
-        draw = median_ms(lambda _, space=space_of, budget=budget, rng=rng: space.sample(budget, rng), configs)
-        print(f"{'':20} count {count:.2f} ms, draw {draw:.2f} ms, of {space_of.count():,} submodels", flush=True)
+        measure(space, slicing, arguments.repeats, arguments.extractions)
 
 
 if __name__ == "__main__":

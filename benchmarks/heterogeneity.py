@@ -9,7 +9,6 @@ test images; bytes sent and MACs of the clients, counted exactly. Nothing is cho
 
 import argparse
 import json
-import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from raffm_utils import Supernet, evaluate, load_split
 from raffm_utils.evaluation import ends
 from raffm_utils.federated import RECIPES, Named, Recipe, align, count_run, run, start
+from raffm_utils.files import write_atomically
 
 RESULTS, RUNS = Path(__file__).with_suffix(".json"), Path(__file__).resolve().parent.parent / "runs" / "heterogeneity"
 NAMED: Named = replace(RECIPES["vit-small-cifar10-large-budget"], dataset="fashion_mnist", image_size=42)
@@ -79,8 +79,7 @@ def main() -> None:
             supernet.model.load_state_dict(begin)
             folder = RUNS / f"{clients}-{skew}-{options.rounds}".replace(" ", "-")
             results[name] = measure(supernet, recipe, folder, test, train, validation.subset(range(300)))
-            RESULTS.with_suffix(".tmp").write_text(json.dumps(results, indent=1) + "\n")
-            os.replace(RESULTS.with_suffix(".tmp"), RESULTS)
+            write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
             found = results[name]["accuracy"]
             print(f"{name}: " + ", ".join(f"{size} {found[size]['accuracy']:.2%}" for size in found), flush=True)
 

@@ -28,9 +28,10 @@ RESULTS = Path(__file__).with_suffix(".json")
 
 def text_supernet() -> Supernet:
     """A random BERT with the widths of MiniLM-L6, elastic on all three axes."""
-    config = transformers.BertConfig(
+    widths: dict[str, Any] = dict(
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=2
     )
+    config = transformers.BertConfig(**widths)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.BertForSequenceClassification(config)

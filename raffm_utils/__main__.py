@@ -79,7 +79,7 @@ def train(name: str | None) -> None:
 
 
 def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | None, examples: int) -> None:
-    """One call from a budget to a verified folder; a limit on latency is for one example on this machine."""
+    """Pick, export and verify a submodel; a latency limit applies to one example on this machine."""
     from . import deployment
     from .evaluation import LatencyModel
     from .files import check_target
@@ -91,13 +91,13 @@ def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | N
         supernet.latency = LatencyModel.fit(supernet, tokens=budget.tokens)
         print(f"latency of this machine: median error {supernet.latency.held_out_error:.1%} on submodels held out")
     formats = formats or list(deployment.DEPLOYED_FORMATS)
-    content = deployment.deploy(supernet, budget, folder, formats=formats, examples=examples)
-    print(f"wrote {folder}: {content['parameters']:,} parameters")
-    for found in content["formats"].values():
-        line = f"  {found['file']:24} {found['bytes'] / 1e6:8.2f} MB"
-        if result := found.get("evaluation"):
-            interval = f"{result['low']:.1%} to {result['high']:.1%}"
-            line += f"  {result['accuracy']:.1%} ({interval}) of {result['examples']:,} validation examples"
+    export = deployment.deploy(supernet, budget, folder, formats=formats, examples=examples)
+    print(f"wrote {folder}: {export.parameters:,} parameters")
+    for found in export.formats:
+        line = f"  {found.file:24} {found.bytes / 1e6:8.2f} MB"
+        if result := found.evaluation:
+            interval = f"{result.low:.1%} to {result.high:.1%}"
+            line += f"  {result.accuracy:.1%} ({interval}) of {result.examples:,} validation examples"
         print(line)
 
 

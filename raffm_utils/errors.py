@@ -26,11 +26,11 @@ class SweepError(RaffmError):
 
 
 class TrainingError(RaffmError):
-    """A federated run cannot be started, continued, or fed by a client."""
+    """A federated run cannot be started or continued, or a client's data cannot be used."""
 
 
 class DeploymentError(RaffmError):
-    """A submodel cannot be exported, or what was exported does not compute what it should."""
+    """A submodel cannot be exported, or an exported file computes something else."""
 
 
 class FleetError(RaffmError):

@@ -1,4 +1,4 @@
-"""The figures of this repository, drawn again: stored sweeps, and beneath them what was evaluated just now."""
+"""Redraws the figures of this repository: stored sweeps, with freshly evaluated submodels on top."""
 
 import json
 from typing import TYPE_CHECKING
@@ -37,8 +37,8 @@ HETEROGENEITY = REPOSITORY / "benchmarks" / "heterogeneity.json"
 def redraw(submodels: int, examples: int, seed: int | None) -> None:
     """Evaluate a fresh sample of every bundled checkpoint and draw it over its stored sweep.
 
-    Stored sweeps of checkpoints that are not here, or whose data are not, are drawn by themselves. Raises
-    `CheckpointError` when there is no checkpoint at all.
+    Where the checkpoint or its data are not available, the stored sweep is drawn alone. Raises `CheckpointError`
+    when no checkpoint is bundled.
     """
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     if not (names := checkpoints.bundled()):
@@ -136,11 +136,11 @@ def _save(ax: "Axes", stem: str) -> None:
 
 
 def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, split: str, seed: int = 0) -> None:
-    """Evaluate many submodels, and the two ends of the space, into `figures/data/`; without a number, ends and half.
+    """Evaluate `submodels` submodels and both ends of the space, and store the rows in `figures/data/`.
 
-    On test they are spread evenly over size, as the figures show them, and measured in random order, so that a sweep
-    that is stopped has some of every size; on validation they are spread over all widths, which is what a predictor
-    learns most from.
+    Without a number, only the full network, one of half its size and the smallest are evaluated. On test, submodels
+    are spread evenly over size, as in the figures, and measured in random order, so that an interrupted sweep has
+    some of every size. On validation they are spread over all widths, which teaches a predictor most.
     """
     from .data import load_split
     from .evaluation import ENDS, sweep

@@ -1,5 +1,6 @@
-"""Folders that appear whole or not at all."""
+"""Locations of files, and atomic writes of files and folders."""
 
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -8,49 +9,87 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import DeploymentError
+from .errors import DeploymentError, RaffmError
 
 REPOSITORY = Path(__file__).resolve().parent.parent  # where the bundled checkpoints, data and figures lie
 RUNS_FOLDER = REPOSITORY / "runs"  # what goes on where it stopped
+CACHE_VARIABLE = "RAFFM_CACHE"
+
+
+def cache_folder() -> Path:
+    """The folder for encoded data and measured latencies: `RAFFM_CACHE`, or `raffm_utils` in the user's cache."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raffm_utils"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 @contextmanager
-def staged(folder: Path, needed_bytes: int) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its name at the end, when nothing went wrong.
-
-    Raises `DeploymentError` when `folder` holds anything, when the disk has less room than is needed, and when
-    writing fails; whatever the error, nothing is left behind. A killed process leaves a hidden `.part` folder.
-    """
-    check_target(folder)
-    part = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path for writing a file, which replaces `path` at the end if nothing failed."""
+    part = _beside(path)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(folder.parent).free) < needed_bytes:
-            raise DeploymentError(
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: after an error or a kill, `path` is unchanged."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def staged(
+    folder: Path, needed_bytes: int = 0, *, error: type[RaffmError] = DeploymentError, replaced: str | None = None
+) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which replaces it at the end if nothing failed.
+
+    Raises `error` when `folder` holds anything, unless the file `replaced` is in it, when the disk has less room
+    than is needed, and when writing fails; whatever the error, all is as it was. A killed process leaves a hidden
+    `.part` folder.
+    """
+    check_target(folder, error, replaced)
+    target = folder.resolve()
+    part, old = _beside(target), _beside(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(target.parent).free) < needed_bytes:
+            raise error(
                 f"{folder}: about {needed_bytes / 1e6:,.1f} MB are needed, but the disk has {free / 1e6:,.1f} MB left: "
                 "make room, or ask for fewer formats"
             )
         part.mkdir()
         yield part
-        check_target(folder)  # it may have been filled in the meantime
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise DeploymentError(
-            f"{folder} cannot be written ({error}): make room, or give a folder that can be written; nothing was left "
-            "behind"
-        ) from error
+        check_target(folder, error, replaced)  # it may have been filled in the meantime
+        if target.exists():
+            target.rename(old)
+        part.rename(target)
+    except (OSError, SafetensorError) as fault:
+        raise error(
+            f"{folder} cannot be written ({fault}): make room, or give a folder that can be written; all is as it was"
+        ) from fault
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def check_target(folder: Path) -> None:
-    """Raise `DeploymentError` unless `folder` is new or empty."""
+def check_target(folder: Path, error: type[RaffmError] = DeploymentError, replaced: str | None = None) -> None:
+    """Raise `error` unless `folder` is new or empty, or the file `replaced` is in it."""
     if not folder.is_dir():
         if folder.exists():
-            raise DeploymentError(f"{folder} is a file: give the path of a new folder")
+            raise error(f"{folder} is a file: give the path of a new folder")
         return
-    if held := sorted(path.name for path in folder.iterdir()):
+    held = sorted(path.name for path in folder.iterdir())
+    if held and replaced not in held:
         shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
-        raise DeploymentError(f"{folder} is not empty ({len(held)}: {shown}): give another folder, or remove it")
+        raise error(f"{folder} is not empty ({len(held)}: {shown}): give another folder, or remove it")

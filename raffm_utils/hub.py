@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it can be asked at all, decided quickly, and downloads from it."""
+"""The Hugging Face hub: a quick check whether it can be reached, and downloads from it."""
 
 import os
 import socket
@@ -44,7 +44,10 @@ def _first_stop(endpoint: str) -> tuple[str, int]:
 
 
 def download(repo_id: str, patterns: list[str]) -> Path:
-    """The local folder of a model on the hub, with the files that match; raises `CheckpointError`."""
+    """Download the matching files of a model on the hub, or find them in the cache; returns the local folder.
+
+    Raises `CheckpointError` when that is not possible.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -57,5 +60,5 @@ def download(repo_id: str, patterns: list[str]) -> Path:
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(
-            f"{repo_id!r} cannot be had from the hub ({error}): check the id and your access"
+            f"{repo_id!r} cannot be downloaded from the hub ({error}): check the id and your access"
         ) from error

@@ -76,20 +76,21 @@ WORDS = ("a", "good", "bad", "film", "very", ".")
 
 def make_tokenizer(kind: str, **changes: Any) -> Any:
     """A tokenizer of the kind's own: whole words, and for RoBERTa bytes too, which know everything."""
+    kinds: Any = transformers  # whose stubs know neither all of its names nor lists of merges
     if kind == "roberta":
         merges = [(word[:end], word[end]) for word in WORDS for end in range(1, len(word))]
         merges += [("Ġ", word) for word in WORDS]  # how a space is written
         signs = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), *map("".join, merges), "<mask>"]
         vocab = {sign: i for i, sign in enumerate(signs)}
-        return transformers.RobertaTokenizerFast(vocab=vocab, merges=merges, **changes)
+        return kinds.RobertaTokenizerFast(vocab=vocab, merges=merges, **changes)
     vocab = {sign: i for i, sign in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    return transformers.BertTokenizerFast(vocab=vocab, **changes)
+    return kinds.BertTokenizerFast(vocab=vocab, **changes)
 
 
 def write_text_checkpoint(folder: Path, kind: str, **changes: Any) -> Path:
     """A folder as the library's `save_pretrained` writes it, with a tokenizer and an elastic space."""
-    labels = dict(enumerate(("negative", "positive")))
-    make_model(kind, **(dict(vocab_size=300, num_labels=2, id2label=labels) | changes)).save_pretrained(folder)
+    own: dict[str, Any] = dict(vocab_size=300, num_labels=2, id2label=dict(enumerate(("negative", "positive"))))
+    make_model(kind, **(own | changes)).save_pretrained(folder)
     make_tokenizer(kind).save_pretrained(folder)
     (folder / "elastic_space.json").write_text(json.dumps({**SPACE, "head_slicing": PER_HEAD}))
     return folder

@@ -1,14 +1,11 @@
-"""Model-ready tensors of raw examples, made by a processor once and then cached on disk."""
+"""Model-ready tensors of raw examples, made once by a processor and then cached on disk."""
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -16,24 +13,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import DataError
+from ..files import CACHE_VARIABLE, cache_folder, replacing
 
 if TYPE_CHECKING:
     import datasets
 
 
 ENCODING_VERSION = 1  # part of every cache key: raise it when the tensors that this file makes change
-CACHE_VARIABLE = "RAFFM_CACHE"
 CHUNK = 500  # examples encoded at a time
 MAX_TOKENS = 512
 
 
 def digest(*parts: str | bytes) -> str:
-    """One hash of all parts that also tells where one ends and the next begins."""
+    """One hash of all parts that also depends on the boundaries between them."""
     sha = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         sha.update(len(data).to_bytes(8, "little") + data)
     return sha.hexdigest()
+
+
+def token_limit(tokenizer: Any) -> int:
+    """The number of tokens to which sentences are truncated."""
+    return int(min(tokenizer.model_max_length, MAX_TOKENS))
 
 
 def _chunks(rows: int) -> Iterable[int]:
@@ -58,7 +60,7 @@ class Pixels:
 
     @staticmethod
     def settings(processor: Any) -> str:
-        """What of the processor decides the tensors; refuses one that is not for images."""
+        """The settings of the processor that determine the tensors; refuses one that is not for images."""
         from transformers import BaseImageProcessor
 
         if not isinstance(processor, BaseImageProcessor):
@@ -112,7 +114,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of unequal length, laid end to end; a batch is padded to its own longest sentence only."""
+    """Concatenated token ids of varying length; a batch is padded only to its own longest sentence."""
 
     column: ClassVar[str] = "sentence"
     ids: torch.Tensor  # int32, all tokens of all examples
@@ -128,7 +130,7 @@ class Tokens:
 
     @staticmethod
     def check(processor: Any) -> None:
-        """Raise `DataError` for what is not a tokenizer."""
+        """Raise `DataError` unless `processor` is a tokenizer."""
         from transformers import PreTrainedTokenizerBase
 
         if not isinstance(processor, PreTrainedTokenizerBase):
@@ -139,20 +141,20 @@ class Tokens:
 
     @classmethod
     def settings(cls, processor: Any) -> str:
-        """What of the tokenizer decides the tokens; refuses what is not a tokenizer."""
+        """The settings of the tokenizer that determine the tokens; refuses anything else."""
         cls.check(processor)
         backend = getattr(processor, "backend_tokenizer", None)
         state = json.loads(backend.to_str()) if backend is not None else {**processor.init_kwargs}
         # A tokenizer remembers the padding and truncation of its last call: they would change the key.
         state = {key: value for key, value in state.items() if key not in ("padding", "truncation")}
-        cut = [min(processor.model_max_length, MAX_TOKENS), processor.truncation_side, processor.pad_token_id]
+        cut = [token_limit(processor), processor.truncation_side, processor.pad_token_id]
         parts = [type(processor).__name__, sorted(processor.get_vocab().items()), cut, state]
         return json.dumps(parts, sort_keys=True, default=str)
 
     @classmethod
     def encode(cls, raw: "datasets.Dataset", processor: Any) -> dict[str, torch.Tensor]:
-        """The sentences as the tokenizer cuts them, special tokens included."""
-        limit = min(processor.model_max_length, MAX_TOKENS)
+        """The tokens of the sentences, special tokens included."""
+        limit = token_limit(processor)
         ids: list[list[int]] = []
         for start in _chunks(len(raw)):
             sentences = list(raw[start : start + CHUNK]["sentence"])
@@ -200,9 +202,9 @@ Encoding = Pixels | Tokens
 def encode_cached(
     encoding: type[Pixels] | type[Tokens], raw: "datasets.Dataset", processor: Any, fingerprint: str
 ) -> Encoding:
-    """Tensors from the cache, or made and put there; they are mapped from the file, not read into memory."""
+    """Tensors from the cache, filled on first use; they are memory-mapped rather than read."""
     versions = [f"{library} {version(library)}" for library in ("transformers", "tokenizers", "pillow")]
-    folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/raffm").expanduser()
+    folder = cache_folder()
     path = folder / f"{digest(fingerprint, str(ENCODING_VERSION), *versions)[:40]}.safetensors"
     if path.exists():
         try:
@@ -211,11 +213,8 @@ def encode_cached(
             warnings.warn(f"{path} is damaged ({error}) and is made again", stacklevel=3)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # a place of its own, then a rename: two processes at once both end with a whole file
-        with tempfile.TemporaryDirectory(dir=folder, suffix=".tmp") as temporary:
-            part = Path(temporary) / path.name
+        with replacing(path) as part:  # two processes at once both end with a whole file
             save_file(encoding.encode(raw, processor), part)
-            os.replace(part, path)
         return encoding.restore(load_file(path), len(raw), processor)
     except (SafetensorError, OSError) as error:
         message = f"cannot write the cache {folder} ({error}); set {CACHE_VARIABLE} to another folder"

@@ -1,4 +1,4 @@
-"""Where the raw examples of a dataset come from, and what every source must look like.
+"""Sources of the raw examples of a dataset, and the form that every source must have.
 
 A dataset is looked for, in this order: beside the package (`data/<name>/<split>.parquet`), in the folder
 that the environment variable `RAFFM_DATA` names, in a Debian package, on the Hugging Face hub.
@@ -163,7 +163,7 @@ def _find(name: str, spec: DatasetSpec, published: str) -> "datasets.Dataset":
     remedies = [f"set {DATA_VARIABLE} to a folder that holds {wanted} (it is {local or 'not set'})"]
     remedies += [f"install the Debian package {spec.idx_package}"] if spec.idx_package else []
     if spec.hub is None:
-        raise DataError(f"{name} has no {published} split bundled here and is on no hub: {remedies[0]}")
+        raise DataError(f"{name} has no {published} split bundled here and is not on the hub: {remedies[0]}")
     message = f"no {published} split of {name}: {', or '.join([*remedies, 'go online'])}"
     return _from_hub(spec.hub, published, message)
 
@@ -203,10 +203,10 @@ def _standardise(found: "datasets.Dataset", spec: DatasetSpec, where: str) -> "d
 
 
 def has_validation(name: str) -> bool:
-    """Whether the validation part of a dataset is embedded by itself."""
+    """Whether the validation part of a dataset is embedded as a file of its own."""
     return (EMBEDDED / name / f"{VALIDATION_FILE}.parquet").is_file()
 
 
 def read_published(name: str, published: str) -> "datasets.Dataset":
-    """A split as it is published: the column `image` or `sentence`, and `label`, from the first source that has it."""
+    """A published split: the column `image` or `sentence`, and `label`, from the first source that has it."""
     return _standardise(_find(name, DATASETS[name], published), DATASETS[name], f"{name}/{published}")

@@ -1,4 +1,4 @@
-"""Named datasets cut into splits, which a model can be fed with.
+"""Named datasets, cut into splits that a model can be trained or evaluated on.
 
 `train` and `validation` are cut from the published train split, so `test` is never touched by training or
 selection.
@@ -93,7 +93,7 @@ class Split(torch.utils.data.Dataset[dict[str, Any]]):
         )
 
     def grouped(self, order: torch.Tensor, batch_size: int, batches: int = 4) -> torch.Tensor:
-        """The same order, but in every few batches sentences from short to long, which saves most of the padding."""
+        """The same order, except that every few batches are sorted by length, which saves most of the padding."""
         parts = self._positions(order).split(batch_size * batches)
         return torch.cat([part[self._encoded().order(self.rows[part])] for part in parts]) if len(order) else order
 
@@ -111,7 +111,7 @@ class Split(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def split_indices(rows: int, validation_size: int) -> dict[str, np.ndarray]:
-    """Which rows of a published train split are `train` and which `validation`, in stored order."""
+    """The rows of a published train split that are `train`, and those that are `validation`, in stored order."""
     # RandomState, because its stream is frozen by numpy's policy, while that of a Generator may change.
     shuffled = np.random.RandomState(SPLIT_SEED).permutation(rows)
     size = min(validation_size, rows // 10)
@@ -121,9 +121,14 @@ def split_indices(rows: int, validation_size: int) -> dict[str, np.ndarray]:
 def load_split(name: str, split: str, *, limit: int | None = None, processor: Any = None) -> Split:
     """Load a split of a named dataset, or its first `limit` examples, encoded by `processor` if one is given.
 
-    Where there are fewer than `limit`, all are taken. `validation` is a fixed random part of the published train
+    If there are fewer than `limit`, all are taken. `validation` is a fixed random part of the published train
     split and `train` the rest of it. For `sst2`, `test` is the published validation split. Local files are named
     after the published splits.
+
+    Example:
+        >>> data = load_split("fashion_mnist", "test", limit=100)
+        >>> len(data), data.label_names[0]
+        (100, 'T-shirt/top')
     """
     if name not in DATASETS:
         raise DataError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")

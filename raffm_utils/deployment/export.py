@@ -1,7 +1,8 @@
-"""Standalone submodels: one folder with the formats asked for, each read back and compared before it counts."""
+"""Standalone submodels: one folder with the requested formats, each read back and verified."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -11,14 +12,14 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import DeploymentError
-from ..evaluation import evaluate
+from ..evaluation import Evaluation, evaluate
 from ..files import staged
-from ..space import family_of
+from ..space import SubmodelConfig, family_of
 from .graphs import (
     GraphClassifier,
     check_calibration,
-    example_inputs,
     halve_onnx,
+    made_up_inputs,
     quantize_dynamic,
     quantize_static,
     require,
@@ -49,6 +50,59 @@ COMPARED_EXAMPLES = 64
 OVERHEAD_BYTES = 4 * 2**20  # graph, processor, tokenizer
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """One format, read back: the largest error of its logits on `compared_on`, and its `evaluation` if measured."""
+
+    format: str
+    file: str
+    bytes: int
+    max_logit_difference: float
+    compared_on: str
+    dataset: str | None = None
+    split: str | None = None
+    evaluation: Evaluation | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `submodel.json`, under the name of the format."""
+        kept = ("file", "bytes", "max_logit_difference", "compared_on")
+        content = {key: getattr(self, key) for key in kept}
+        if self.evaluation is not None:
+            measured = ("accuracy", "low", "high", "f1", "loss", "examples")
+            numbers = {key: getattr(self.evaluation, key) for key in measured}
+            content["evaluation"] = {"dataset": self.dataset, "split": self.split, **numbers}
+        return content
+
+
+@dataclass(frozen=True)
+class Export:
+    """The content of an exported folder; `stock` if `transformers` alone can load it, `about` as given."""
+
+    about: Mapping[str, Any]
+    model_type: str
+    auto_class: str
+    stock: bool
+    config: SubmodelConfig
+    parameters: int
+    labels: tuple[str, ...]
+    versions: Mapping[str, str]
+    formats: tuple[ExportedFile, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What `submodel.json` says."""
+        return {
+            **self.about,
+            "model_type": self.model_type,
+            "auto_class": self.auto_class,
+            "stock": self.stock,
+            **vars(self.config),
+            "parameters": self.parameters,
+            "labels": self.labels,
+            "versions": self.versions,
+            "formats": {found.format: found.to_json() for found in self.formats},
+        }
+
+
 def export_submodel(
     model: PreTrainedModel,
     folder: str | Path,
@@ -59,13 +113,18 @@ def export_submodel(
     calibration: "Split | None" = None,
     about: Mapping[str, Any] | None = None,
     on_step: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
-    """Write what `Supernet.extract` returned as a folder that needs no supernet; returns its `submodel.json`.
+) -> Export:
+    """Write a submodel from `Supernet.extract` as a folder that needs no supernet.
 
     `formats` are keys of `FORMATS`. Each file is read back and its logits are compared with those of `model`, on
     `data` where it is given, whose accuracy is then measured too. `calibration` examples are for static int8;
     `about` are facts for the model card; `on_step(what)` is called before every file written or read back.
     Raises `DeploymentError`; the folder then does not exist.
+
+    Example:
+        model = supernet.extract(supernet.space.smallest())
+        export_submodel(model, "client", ("safetensors",), processor=supernet.processor)
+        load_submodel("client")  # the same model, without the supernet
     """
     folder, formats = Path(folder), check_formats(formats)
     facts = _facts(model, formats, processor, calibration)
@@ -79,29 +138,29 @@ def export_submodel(
             writer.write(name)
         for left in part.glob(f"{writer.source.name}*"):
             left.unlink()
-        content: dict[str, Any] = {
-            **dict(about or {}),
-            "model_type": model.config.model_type,
-            "auto_class": family_of(model).auto_class,
-            "stock": writer.stock,
-            **vars(widths_of(model)),
-            "parameters": parameters,
-            "labels": labels_of(model),
-            "versions": {name: version(name) for name in ("torch", "transformers")},
-            "formats": {},
-        }
-        _write_json(part / SUBMODEL_FILE, content)
+        family = family_of(model.config.model_type)
+        export = Export(
+            about=dict(about or {}),
+            model_type=family.model_type,
+            auto_class=family.auto_class,
+            stock=writer.stock,
+            config=widths_of(model),
+            parameters=parameters,
+            labels=labels_of(model),
+            versions={name: version(name) for name in ("torch", "transformers")},
+        )
+        _write_json(part / SUBMODEL_FILE, export.to_json())
         reference = _Reference(model, data)
         for name in formats:
             on_step(f"check {name}")
-            content["formats"][name] = reference.check(name, part)
-        _write_json(part / SUBMODEL_FILE, content)
-        (part / "README.md").write_text(model_card(folder.name, content), encoding="utf-8")
-    return content
+            export = replace(export, formats=(*export.formats, reference.check(name, part)))
+        _write_json(part / SUBMODEL_FILE, export.to_json())
+        (part / "README.md").write_text(model_card(folder.name, export), encoding="utf-8")
+    return export
 
 
 def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
-    """The formats, each once, in the order of `FORMATS`; raises `DeploymentError` for what cannot be had."""
+    """The formats, each once, in the order of `FORMATS`; raises `DeploymentError` for unknown or unavailable ones."""
     asked = set([formats] if isinstance(formats, str) else formats)
     if not asked or (unknown := asked - set(FORMATS)):
         named = ", ".join(sorted(unknown)) if asked else "none"
@@ -113,16 +172,16 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in asked)
 
 
-def labels_of(model: PreTrainedModel) -> list[str]:
+def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
     """The names of the classes, in order."""
     names: dict[Any, str] = dict(model.config.id2label or {})
-    return [names[i] for i in sorted(names)]
+    return tuple(names[i] for i in sorted(names))
 
 
 def _facts(
     model: PreTrainedModel, formats: tuple[str, ...], processor: Any, calibration: "Split | None"
 ) -> dict[str, str]:
-    """The metadata of graph files, all of it JSON; raises for whatever the formats lack, before any work."""
+    """The metadata of graph files, as JSON; raises before any work if a format lacks something it needs."""
     facts = {"labels": json.dumps(labels_of(model)), "submodel": json.dumps(vars(widths_of(model)))}
     if any(name.startswith("onnx") for name in formats):
         facts |= {} if processor is None else {"preprocessing": json.dumps(settings_of(processor))}
@@ -132,7 +191,7 @@ def _facts(
 
 
 class _Writer:
-    """Writes one file after the other; what several of them need is made once."""
+    """Writes the files one by one and makes what several of them need only once."""
 
     def __init__(
         self,
@@ -143,7 +202,7 @@ class _Writer:
         facts: Mapping[str, str],
     ) -> None:
         self.model, self.folder, self.processor, self.calibration = model, folder, processor, calibration
-        self.inputs, self.facts = tuple(example_inputs(model)), facts
+        self.inputs, self.facts = tuple(made_up_inputs(model)), facts
         self.stock = False
         self.source = folder / "source.onnx.tmp"
         if processor is not None:
@@ -180,20 +239,20 @@ class _Writer:
 
 
 class _Reference:
-    """What every file is compared with."""
+    """The submodel that every file is compared with."""
 
     def __init__(self, model: PreTrainedModel, data: "Split | None") -> None:
         self.model, self.data = model, data
         if data is None:
-            self.inputs, self.source = example_inputs(model), "made-up inputs"
+            self.inputs, self.source = made_up_inputs(model), "made-up inputs"
         else:
             self.inputs, _ = next(data.batches(COMPARED_EXAMPLES))
             self.source = f"{len(next(iter(self.inputs.values())))} examples of {data.name} {data.split}"
         with torch.inference_mode():
             self.logits = model(**self.inputs).logits
 
-    def check(self, name: str, folder: Path) -> dict[str, Any]:
-        """Read one format back; what it measures."""
+    def check(self, name: str, folder: Path) -> ExportedFile:
+        """Read one format back, compare and measure it."""
         path = folder / FORMATS[name][0]
         if path.name == WEIGHTS_FILE:
             again: Any = load_submodel(folder)
@@ -207,79 +266,74 @@ class _Reference:
                 f"{name} computes logits that differ by {difference:.1e}, above {limit:.1e}, on {self.source}: "
                 "do not use it; report the versions of torch, transformers and onnxruntime"
             )
-        found = {
-            "file": path.name,
-            "bytes": sum(file.stat().st_size for file in folder.glob(f"{path.name}*")),
-            "max_logit_difference": difference,
-            "compared_on": self.source,
-        }
-        if self.data is not None:
-            result = evaluate(again, self.data)
-            numbers = {key: getattr(result, key) for key in ("accuracy", "low", "high", "f1", "loss", "examples")}
-            found["evaluation"] = {"dataset": self.data.name, "split": self.data.split, **numbers}
-        return found
+        size = sum(file.stat().st_size for file in folder.glob(f"{path.name}*"))
+        found = ExportedFile(name, path.name, size, difference, self.source)
+        if self.data is None:
+            return found
+        measured = evaluate(again, self.data)
+        return replace(found, dataset=self.data.name, split=self.data.split, evaluation=measured)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def model_card(name: str, content: Mapping[str, Any]) -> str:
+def model_card(name: str, export: Export) -> str:
     """The text of `README.md`, in the form of the Hugging Face hub."""
-    provenance = content.get("provenance", {})
+    provenance = export.about.get("provenance", {})
     head = ["---", "library_name: transformers"]
     if dataset := provenance.get("dataset"):
         head.append(f"datasets: [{dataset}]")
     head += ["---", f"# {name}", ""]
-    parts = ["\n".join(head), _what(content), _formats(content["formats"]), _use(content)]
-    if "chosen" in content:
-        parts.append(f"## How it was chosen\n\n{content['chosen']}")
+    parts = ["\n".join(head), _what(export), _formats(export), _use(export)]
+    if "chosen" in export.about:
+        parts.append(f"## How it was chosen\n\n{export.about['chosen']}")
     parts.append(f"## Provenance\n\n{_card_provenance(provenance)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _what(content: Mapping[str, Any]) -> str:
-    origin = f" of the scalable network `{content['checkpoint']}`" if "checkpoint" in content else ""
-    fingerprint = f" (fingerprint `{content['fingerprint']}`)" if "fingerprint" in content else ""
-    macs = f", {content['macs']:,} MACs for one example" if content.get("macs") else ""
+def _what(export: Export) -> str:
+    about, config = export.about, export.config
+    origin = f" of the scalable network `{about['checkpoint']}`" if "checkpoint" in about else ""
+    fingerprint = f" (fingerprint `{about['fingerprint']}`)" if "fingerprint" in about else ""
+    macs = f", {about['macs']:,} MACs for one example" if about.get("macs") else ""
     return "\n".join(
         [
-            f"A submodel{origin}{fingerprint}: {content['parameters']:,} parameters{macs}.",
+            f"A submodel{origin}{fingerprint}: {export.parameters:,} parameters{macs}.",
             "It was cut out and not trained further.",
             "",
-            f"- hidden width {content['hidden']}",
-            f"- attention widths {', '.join(map(str, content['attention']))}",
-            f"- FFN widths {', '.join(map(str, content['ffn']))}",
-            f"- classes: {', '.join(content['labels'])}",
+            f"- hidden width {config.hidden}",
+            f"- attention widths {', '.join(map(str, config.attention))}",
+            f"- FFN widths {', '.join(map(str, config.ffn))}",
+            f"- classes: {', '.join(export.labels)}",
         ]
     )
 
 
-def _formats(formats: Mapping[str, Any]) -> str:
+def _formats(export: Export) -> str:
     lines = ["| format | file | MB | accuracy | 95 % interval | examples | largest difference of a logit |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for name, found in formats.items():
-        result = found.get("evaluation")
+    for found in export.formats:
         measured = "not measured | | |"
-        if result:
-            where = f"{result['examples']:,} of {result['dataset']} {result['split']}"
-            measured = f"{result['accuracy']:.2%} | {result['low']:.2%} to {result['high']:.2%} | {where} |"
+        if result := found.evaluation:
+            where = f"{result.examples:,} of {found.dataset} {found.split}"
+            measured = f"{result.accuracy:.2%} | {result.low:.2%} to {result.high:.2%} | {where} |"
         lines.append(
-            f"| {name} | `{found['file']}` | {found['bytes'] / 1e6:.2f} | {measured} "
-            f"{found['max_logit_difference']:.1e} ({found['compared_on']}) |"
+            f"| {found.format} | `{found.file}` | {found.bytes / 1e6:.2f} | {measured} "
+            f"{found.max_logit_difference:.1e} ({found.compared_on}) |"
         )
     return "\n".join(lines)
 
 
-def _use(content: Mapping[str, Any]) -> str:
-    formats, lines = content["formats"], ["## Use", ""]
-    if any(name.startswith("safetensors") for name in formats):
-        stock = f"`{content['auto_class']}.from_pretrained(folder)` (an ordinary Hugging Face folder)"
+def _use(export: Export) -> str:
+    files, lines = {found.format: found.file for found in export.formats}, ["## Use", ""]
+    if WEIGHTS_FILE in files.values():
+        stock = f"`{export.auto_class}.from_pretrained(folder)` (an ordinary Hugging Face folder)"
         ours = "`raffm_utils.load_submodel(folder)` (`transformers` alone cannot say these widths)"
-        lines.append(f"- safetensors: {stock if content['stock'] else ours}")
-    if graphs := [found["file"] for name, found in formats.items() if name.startswith("onnx")]:
+        lines.append(f"- safetensors: {stock if export.stock else ours}")
+    if graphs := [file for name, file in files.items() if name.startswith("onnx")]:
         lines.append(f"- ONNX: `python predict.py {graphs[0]} ...` needs onnxruntime, numpy, and pillow or tokenizers")
-    if "pt2" in formats:
+    if "pt2" in files:
         lines.append("- pt2: `torch.export.load('model.pt2').module()` takes the inputs by position, and gives logits")
     return "\n".join(lines)
 

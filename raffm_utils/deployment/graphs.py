@@ -3,8 +3,6 @@
 import contextlib
 import copy
 import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +15,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import DeploymentError
-from ..space import family_of
+from ..evaluation import Positional
+from ..space import example_inputs
+from ..supernet import quiet
 
 if TYPE_CHECKING:
     from ..data import Split
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SINGLE_FILE_BYTES = 2 * 10**9  # protobuf ends at 2 GiB: what is larger gets its weights in a second file
 LEAST_HALVED = 256  # smaller constants are biases and shapes: nothing to gain
 DYNAMIC_AXES = ("batch", "sequence")
+TOKENS, PADDING = 8, 3  # of the texts that graphs are traced with
 
 
 def require(*packages: str) -> None:
@@ -37,49 +38,29 @@ def require(*packages: str) -> None:
             raise DeploymentError(f"{package} is missing ({error}): pip install 'raffm-utils[deploy]'") from error
 
 
-class _Positional(nn.Module):
-    """Inputs by position, logits alone: what graphs can say."""
-
-    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-
-    def forward(self, *values: torch.Tensor) -> Any:
-        return self.model(**dict(zip(self.names, values, strict=True))).logits
-
-
-def example_inputs(model: PreTrainedModel, batch: int = 2) -> dict[str, torch.Tensor]:
-    """Made-up inputs of the right kind and shape, always the same."""
-    generator, config = torch.Generator().manual_seed(0), model.config
-    if family_of(model).is_image:
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return {"pixel_values": torch.randn(batch, config.num_channels, height, width, generator=generator)}
-    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (batch, 8), generator=generator)
-    mask = torch.ones_like(ids)
-    mask[0, 5:] = 0
-    return {"input_ids": ids, "attention_mask": mask}
+def made_up_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Two images, or two texts of which one is padded."""
+    return example_inputs(model, 2, TOKENS, PADDING)
 
 
 def trace(model: PreTrainedModel) -> torch.export.ExportedProgram:
-    """The graph of a submodel, any batch size and sequence length; its weights are its own."""
+    """The graph of a submodel for any batch size and sequence length, with weights of its own."""
     own = copy.deepcopy(model).float().eval()
     own.config._attn_implementation = "eager"  # a third fewer operators than the decomposed fused kernel
-    inputs = example_inputs(own)
+    inputs = made_up_inputs(own)
     # tokens are (batch, sequence); of images only the batch may vary
     shapes = tuple(
         dict.fromkeys((0, 1) if value.ndim == len(DYNAMIC_AXES) else (0,), torch.export.Dim.DYNAMIC)
         for value in inputs.values()
     )
-    with _quiet(), _explained("torch.export"):
-        return torch.export.export(_Positional(own, tuple(inputs)), tuple(inputs.values()), dynamic_shapes=(shapes,))
+    with quiet("torch.onnx"), _explained("torch.export"):
+        return torch.export.export(Positional(own, tuple(inputs)), tuple(inputs.values()), dynamic_shapes=(shapes,))
 
 
 def write_pt2(program: torch.export.ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
     """For `torch.export.load(path).module()`, which takes the inputs by position."""
     content = io.BytesIO()  # not the file: on a full disk its writer would end the whole process
-    with _quiet():
+    with quiet("torch.onnx"):
         torch.export.save(program, content, extra_files=dict(facts))
     path.write_bytes(content.getbuffer())
 
@@ -87,9 +68,9 @@ def write_pt2(program: torch.export.ExportedProgram, path: Path, facts: Mapping[
 def write_onnx(
     program: torch.export.ExportedProgram, path: Path, names: tuple[str, ...], facts: Mapping[str, str]
 ) -> None:
-    """One file where protobuf allows it; the facts become its metadata."""
+    """Write ONNX, as one file if protobuf allows it, with the facts as metadata."""
     require("onnx", "onnxscript")
-    with _quiet(), _explained("ONNX"):
+    with quiet("torch.onnx"), _explained("ONNX"):
         converted = torch.onnx.export(
             program, dynamo=True, input_names=list(names), output_names=["logits"], verbose=False
         )
@@ -149,7 +130,7 @@ def halve_onnx(source: Path, path: Path, facts: Mapping[str, str]) -> None:
 
 
 class GraphClassifier(nn.Module):
-    """An exported graph with the face of a `transformers` classifier, so that `evaluate` can measure it."""
+    """An exported graph with the interface of a `transformers` classifier, so that `evaluate` can measure it."""
 
     device = torch.device("cpu")
 
@@ -176,19 +157,6 @@ class GraphClassifier(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporters talk about their own insides, on every channel there is."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
 def _explained(target: str) -> Iterator[None]:
     try:
         yield
@@ -210,17 +178,17 @@ QUANTIZED = ("MatMul", "Gather")  # layers and embeddings, nearly all weights; p
 
 
 def quantize_dynamic(source: Path, path: Path, facts: Mapping[str, str]) -> None:
-    """int8 weights; the range of activations is taken anew from every batch."""
+    """Quantize weights to int8; the range of activations is determined per batch."""
     require("onnxruntime")
     from onnxruntime import quantization
 
-    with _quiet_onnxruntime():
+    with quiet("root"):  # onnxruntime advises a preparation that these graphs have no need of
         quantization.quantize_dynamic(source, path, nodes_to_quantize=_with_weights(source), **_weights())
     _finish(path, facts)
 
 
 def quantize_static(source: Path, path: Path, facts: Mapping[str, str], calibration: "Split | None") -> None:
-    """int8 weights; the range of activations is fixed beforehand, from examples that are not `test`."""
+    """Quantize weights to int8; the range of activations is calibrated on examples that are not `test`."""
     require("onnxruntime")
     from onnxruntime import quantization
 
@@ -238,7 +206,7 @@ def quantize_static(source: Path, path: Path, facts: Mapping[str, str], calibrat
             return None if inputs is None else {name: tensor.numpy() for name, tensor in inputs.items()}
 
     activations = quantization.QuantType.QUInt8
-    with _quiet_onnxruntime():
+    with quiet("root"):
         quantization.quantize_static(
             source,
             path,
@@ -251,7 +219,7 @@ def quantize_static(source: Path, path: Path, facts: Mapping[str, str], calibrat
 
 
 def check_calibration(calibration: "Split | None") -> "Split":
-    """The calibration examples; raises `DeploymentError` when there are none, or they are of `test`."""
+    """The calibration examples; raises `DeploymentError` if there are none or they are from `test`."""
     if calibration is None or calibration.split == "test":
         given = "none" if calibration is None else f"{calibration.name}/{calibration.split}"
         raise DeploymentError(
@@ -281,15 +249,3 @@ def _finish(path: Path, facts: Mapping[str, str]) -> None:
     import onnx
 
     save_onnx(onnx.load(path), path, facts)
-
-
-@contextlib.contextmanager
-def _quiet_onnxruntime() -> Iterator[None]:
-    """onnxruntime advises a preparation that these graphs have no need of."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

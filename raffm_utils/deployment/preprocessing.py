@@ -1,4 +1,4 @@
-"""What a processor does, in a few plain numbers that travel inside an exported file."""
+"""The settings of a processor as plain numbers, stored inside an exported file."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import MAX_TOKENS
+from ..data import MAX_TOKENS, token_limit
 from ..errors import DeploymentError
 from .graphs import require
 
@@ -19,9 +19,10 @@ SENTENCES = [
 
 
 def settings_of(processor: Any) -> dict[str, Any]:
-    """The settings of an image processor or a tokenizer, tried out: `predict.py` makes of them what it makes.
+    """The settings of an image processor or a tokenizer, checked: with them `predict.py` gives the same tensors.
 
-    Raises `DeploymentError` for one that does more than resize, rescale and normalise, or is not in `tokenizer.json`.
+    Raises `DeploymentError` for an image processor that does more than resize, rescale and normalise, and for a
+    tokenizer that `tokenizer.json` does not describe.
     """
     from transformers import BaseImageProcessor
 
@@ -81,7 +82,7 @@ def _text_settings(processor: Any) -> dict[str, Any]:
             f"{type(processor).__name__} has no tokenizer.json: load the checkpoint's tokenizer with AutoTokenizer"
         )
     settings = {
-        "max_length": int(min(processor.model_max_length, MAX_TOKENS)),
+        "max_length": token_limit(processor),
         "cut": processor.truncation_side,
         "pad_id": int(processor.pad_token_id or 0),
     }

@@ -1,6 +1,6 @@
 """A submodel as a folder of its own: weights in exactly the narrowed shapes, loaded back without the supernet.
 
-Where the configuration of the architecture can say the widths, the folder is an ordinary Hugging Face one.
+If the configuration of the architecture can express the widths, it is an ordinary Hugging Face folder.
 """
 
 import copy
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError
-from ..space import FAMILIES, Axis, Family, SubmodelConfig, family_of
+from ..space import Axis, Family, SubmodelConfig, family_of
 from ..supernet import ElasticSpec, Supernet, checkpoints
 
 SUBMODEL_FILE = "submodel.json"
@@ -22,9 +22,9 @@ WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
 
 
 def widths_of(model: PreTrainedModel) -> SubmodelConfig:
-    """The widths that the parameters of a model really have."""
+    """The actual widths of a model's parameters."""
     found: dict[Axis, dict[int, int]] = {axis: {} for axis in Axis}
-    for p in family_of(model).parameters(model):
+    for p in family_of(model.config.model_type).parameters(model):
         for axis, width in zip(p.axes, p.shape, strict=True):
             if axis is not None:
                 found[axis][p.layer or 0] = width
@@ -33,8 +33,8 @@ def widths_of(model: PreTrainedModel) -> SubmodelConfig:
 
 
 def stock_config(model: PreTrainedModel) -> Any:
-    """A configuration from which the library alone builds this very network, or None where it can say none."""
-    family, widths = family_of(model), widths_of(model)
+    """A configuration from which `transformers` alone builds this very network; None if there is none."""
+    family, widths = family_of(model.config.model_type), widths_of(model)
     if len(set(widths.attention)) > 1 or len(set(widths.ffn)) > 1:
         return None
     config = copy.deepcopy(model.config)
@@ -71,7 +71,7 @@ def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> b
             raise DeploymentError(f"{name} does not fit {dtype}: export it in float32, with format 'safetensors'")
     if (config := stock_config(model)) is not None:
         own.config.__dict__.update(vars(config))
-        with checkpoints.quiet():
+        with checkpoints.quiet("transformers"):
             own.save_pretrained(folder)
     else:
         _write_narrowed(own, folder, dtype)
@@ -88,9 +88,9 @@ def _write_narrowed(model: PreTrainedModel, folder: Path, dtype: torch.dtype) ->
 
 
 def load_submodel(folder: str | Path) -> PreTrainedModel:
-    """The submodel of an exported folder, in float32, frozen and in eval mode; no supernet is needed.
+    """Load the submodel of an exported folder, in float32, frozen and in eval mode; no supernet is needed.
 
-    Raises `CheckpointError`, naming the file and the fault, for any other folder or a damaged one.
+    Raises `CheckpointError`, naming the file and the problem, for any other or a damaged folder.
     """
     folder = Path(folder)
     content = read_submodel_file(folder)
@@ -128,20 +128,20 @@ def read_submodel_file(folder: Path) -> dict[str, Any]:
 
 
 def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
-    """A network of these widths whose weights are still to come."""
+    """A network of these widths, its weights not yet loaded."""
     content = checkpoints.read_config(folder)
     try:
         config = transformers.AutoConfig.for_model(**content)
-        family = FAMILIES[config.model_type]
+        family = family_of(config.model_type)
         _, heads, _, _ = family.widths(config)
         # a stock network around it, to cut it out of: as wide as the widest layer, in whole heads
         wide = heads * -(-max(widths.hidden, *widths.attention) // heads)
         setattr(config, family.hidden_key, wide)
         setattr(config, family.ffn_key, max(widths.ffn))
         config.__dict__.pop(family.head_size_name, None)
-        model_class = getattr(transformers, family.auto_class)._model_mapping[type(config)]
+        network = checkpoints.model_class(family, config)
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave no trace in the generator
-            around = Supernet(model_class(config), family, ElasticSpec.from_json({}, str(folder)))
+            around = Supernet(network(config), family, ElasticSpec.from_json({}, str(folder)))
         return around.extract(widths, copy=True).float()
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

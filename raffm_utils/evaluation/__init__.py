@@ -4,7 +4,7 @@
 """
 
 from .accuracy import Evaluation, ends, eval_mode, evaluate, logits_of, sweep
-from .crosscheck import count_macs_fvcore, measure_peak_activation_bytes
-from .latency import LatencyModel, Timed, measure_latency_ms, processor_name
+from .crosscheck import Positional, count_macs_fvcore, count_macs_torch, measure_peak_activation_bytes
+from .latency import LatencyModel, measure_latency_ms, processor_name
 from .sentences import Prediction, predict
 from .sweep_file import ENDS, SweepRow, read_sweep

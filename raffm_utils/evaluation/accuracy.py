@@ -1,4 +1,4 @@
-"""How good a submodel is: accuracy with its interval, and resumable sweeps over many submodels."""
+"""Accuracy of a submodel with its interval, and resumable sweeps over many submodels."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +51,12 @@ def evaluate(
     `autocast` computes in bfloat16: for a quick look while training, never for numbers to report.
     `on_progress(done, total)` is called after every batch and may raise to cancel. Raises `DataError` or
     `CheckpointError` when data and model do not fit together.
+
+    Example:
+        >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
+        >>> data = load_split("fashion_mnist", "test", limit=100, processor=supernet.processor)
+        >>> evaluate(supernet.extract(supernet.full), data).examples
+        100
     """
     from scipy.stats import binomtest
     from sklearn.metrics import f1_score
@@ -94,8 +100,7 @@ def _check_fit(model: PreTrainedModel, data: "Split") -> None:
         raise DataError(f"{data.name}/{data.split} holds no examples: there is nothing to measure")
     if (given := model.config.num_labels) != (needed := len(data.label_names)):
         raise CheckpointError(
-            f"the model tells {given} classes apart, but {data.name} has {needed}: evaluate it on the data it "
-            "was trained for"
+            f"the model has {given} classes, but {data.name} has {needed}: evaluate it on the data it was trained for"
         )
     named = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     if named != list(data.label_names) and sorted(named) == sorted(data.label_names):
@@ -115,7 +120,7 @@ def _check_independence(supernet: Supernet, data: "Split") -> None:
 
 
 def logits_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str) -> torch.Tensor:
-    """Logits of one batch on the CPU in float32; raises when they cannot be had or are not numbers."""
+    """Logits of one batch on the CPU in float32; raises if the inputs do not fit or a logit is not finite."""
     if model.main_input_name not in inputs:
         raise DataError(
             f"{source} gives {', '.join(inputs)}, but {type(model).__name__} takes {model.main_input_name}: "
@@ -126,7 +131,7 @@ def logits_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: s
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits)).any(dim=1).sum())
         raise CheckpointError(
-            f"the logits of {bad} of {len(logits)} examples are no numbers: the weights are damaged or have diverged"
+            f"the logits of {bad} of {len(logits)} examples are not finite: the weights are damaged or have diverged"
         )
     return logits
 
@@ -142,13 +147,17 @@ def sweep(
     seed: int | None = None,
     progress: bool = True,
 ) -> list[SweepRow]:
-    """Evaluate submodels, adding each to the file `path` as soon as it is measured; returns their rows in order.
+    """Evaluate submodels and append each to the file `path` as soon as it is measured; returns their rows in order.
 
-    What the file holds already is not measured again, so a sweep that was stopped in any way goes on from
-    there. A configuration given twice is measured once. `seed`, kept in the rows, is what the configurations
+    Rows already in the file are not measured again, so an interrupted sweep can simply be restarted. A
+    configuration given twice is measured once. `seed`, stored in the rows, is the seed that the configurations
     were drawn with; `tokens` is what MACs of a text model are counted at. Raises `SweepError` when the file
     holds rows of another checkpoint, of other data, or at another token count, and `DataError` when the
-    checkpoint may have been trained on what it would be scored on.
+    checkpoint may have been trained on the examples it would be scored on.
+
+    Example:
+        configs = spread_over_size(supernet.space, 12, np.random.default_rng(0))
+        rows = sweep(supernet, configs, data, "runs/sweep.jsonl")  # again: returns the same rows at once
     """
     from tqdm.auto import tqdm
 
@@ -191,6 +200,6 @@ def sweep(
 
 
 def ends(supernet: Supernet) -> dict[str, SubmodelConfig]:
-    """What a scalable checkpoint is judged by: the full network, the same random one of half its size, the smallest."""
+    """The submodels to judge a checkpoint by: the full network, a fixed random one of half its size, the smallest."""
     half = near_share(supernet.space, 0.5, supernet.family.size_metric, np.random.default_rng(0))
     return {"full": supernet.space.largest(), "half": half, "smallest": supernet.space.smallest()}

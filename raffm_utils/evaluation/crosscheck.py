@@ -1,4 +1,4 @@
-"""Peak activation memory: in closed form, from the moments in the axis table, and measured."""
+"""Measurements of a running model that the closed forms of `raffm_utils.space` are checked against."""
 
 import weakref
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from ..errors import ElasticSpaceError
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows every tensor that an operator returns, from its making to its end, by its storage."""
+    """Tracks the storage of every tensor that an operator returns, from creation to release."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         super().__init__()
@@ -39,9 +39,9 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def measure_peak_activation_bytes(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of tensors alive at once, at most, during one forward pass in inference mode.
+    """Peak bytes of live tensors during one forward pass in inference mode.
 
-    Weights, buffers and inputs are left out, and so is what a single operator needs inside itself.
+    Weights, buffers, inputs and the workspace inside single operators are excluded.
     """
     with torch.inference_mode():
         model(**inputs)  # what is made once and kept does not count
@@ -50,28 +50,43 @@ def measure_peak_activation_bytes(model: PreTrainedModel, inputs: Mapping[str, t
     return live.peak
 
 
+class Positional(nn.Module):
+    """A model with positional inputs that returns only logits, the form that tracers and graphs support."""
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = tuple(names)
+
+    def forward(self, *values: torch.Tensor) -> Any:
+        return self.model(**dict(zip(self.names, values, strict=True))).logits
+
+
+def count_macs_torch(model: nn.Module, inputs: Mapping[str, Any]) -> int:
+    """MACs of one forward pass by PyTorch's own counter, which counts two FLOPs for each; needs eager attention."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    _check_eager(model)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(**inputs)
+    return int(counter.get_total_flops()) // 2
+
+
+def _check_eager(model: nn.Module) -> None:
+    attention = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
+    if attention != "eager":
+        raise ElasticSpaceError(f"attention is {attention!r}, which no tracer counts on a CPU: use 'eager'")
+
+
 def count_macs_fvcore(model: nn.Module, inputs: dict[str, Any]) -> int:
-    """MACs of one forward pass by fvcore's tracer, layer norms left out, for checking the closed form.
+    """MACs of one forward pass as counted by fvcore, without layer norms, to check the closed form.
 
     The model must use eager attention: fvcore does not see the fused kernels.
     """
     from fvcore.nn import FlopCountAnalysis
 
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", "eager")
-    if attention != "eager":
-        raise ElasticSpaceError(f"attention is {attention!r}, which fvcore cannot count: use 'eager'")
-
-    class Positional(nn.Module):
-        """The tracer passes inputs by position only."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, *values: Any) -> Any:
-            return self.model(**dict(zip(inputs, values, strict=True))).logits
-
-    analysis = FlopCountAnalysis(Positional(), tuple(inputs.values()))
+    _check_eager(model)
+    analysis = FlopCountAnalysis(Positional(model, inputs), tuple(inputs.values()))
     # not None: the handle that fvcore has of its own would win over that
     analysis.set_op_handle("aten::layer_norm", lambda inputs, outputs: 0)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

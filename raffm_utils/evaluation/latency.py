@@ -1,4 +1,4 @@
-"""How long a model takes on this machine."""
+"""Latency of models on this machine."""
 
 import contextlib
 import hashlib
@@ -8,10 +8,9 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +19,17 @@ from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
 from ..errors import ElasticSpaceError, RaffmError
-from ..space import NS_PER_MS, Affine, ElasticSpace, SubmodelConfig, at_least_1, example_inputs, spread_over_size
+from ..files import cache_folder, write_atomically
+from ..space import AffineLatency, ElasticSpace, SubmodelConfig, Timed, at_least_1, example_inputs, spread_over_size
 from ..supernet import Supernet
 
 
 @dataclass(frozen=True)
-class Latency:
+class MeasuredLatency:
     """Milliseconds of one forward pass.
 
     `per_batch_ms` is the median over `runs` timed blocks, `low_ms` and `high_ms` are the quartiles;
-    `per_example_ms` is the median divided by `batch_size`: throughput, which no single example may see.
+    `per_example_ms` is the median divided by `batch_size`: a measure of throughput, not of waiting time.
     """
 
     per_batch_ms: float
@@ -49,7 +49,7 @@ def measure_latency_ms(
     threads: int = 1,
     tokens: int | None = None,
     seconds: float = 1.0,
-) -> Latency:
+) -> MeasuredLatency:
     """Time a model in inference mode on `threads` threads for about `seconds`, after warming up.
 
     Without `inputs`, made-up ones are used: `batch_size` images, or texts of `tokens` tokens each, without
@@ -60,7 +60,7 @@ def measure_latency_ms(
     batch_size = len(next(iter(inputs.values())))
     times = timed_ms(model, inputs, threads, seconds)
     low, median, high = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double())
-    return Latency(
+    return MeasuredLatency(
         float(median), float(median) / batch_size, float(low), float(high), batch_size, threads, runs=len(times)
     )
 
@@ -90,12 +90,11 @@ def _cache_path(supernet: Supernet, settings: Mapping[str, Any]) -> Path:
         **settings,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "raffm_utils" / f"latency-{digest}.json"
+    return cache_folder() / f"latency-{digest}.json"
 
 
 def _read_cache(path: Path, space: ElasticSpace) -> tuple[Pairs, Pairs] | None:
-    """(fitted, held out) as they were measured; None where nothing usable is kept."""
+    """(fitted, held out) as they were measured; None if the cache holds nothing usable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         fitted, held_out = (_pairs(content[key], space) for key in ("measured", "held_out"))
@@ -107,16 +106,14 @@ def _read_cache(path: Path, space: ElasticSpace) -> tuple[Pairs, Pairs] | None:
 def _write_cache(
     path: Path, measured: Iterable[tuple[SubmodelConfig, float]], held_out: Iterable[tuple[SubmodelConfig, float]]
 ) -> None:
-    """Keep measurements, all or nothing; a folder that cannot be written to is no error."""
+    """Store measurements atomically; a folder that cannot be written to is ignored."""
     content = {
         key: [{**vars(config), "ms": ms} for config, ms in pairs]
         for key, pairs in (("measured", measured), ("held_out", held_out))
     }
-    part = path.with_suffix(f".{os.getpid()}.part")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def _pairs(rows: Any, space: ElasticSpace) -> Pairs:
@@ -144,26 +141,8 @@ KEPT_BELOW = 0.10  # a model with a larger error was measured on a busy machine 
 CONTROL_SECONDS = 0.2  # of each of two submodels that tell whether kept measurements still hold
 
 
-class Timed(NamedTuple):
-    """A submodel and the median milliseconds that one batch took."""
-
-    config: SubmodelConfig
-    measured_ms: float
-
-
-@dataclass(frozen=True)
-class LatencyModel:
-    """Predicts the milliseconds of one forward pass of `batch_size` examples on `threads` threads.
-
-    `tokens` is the length of every text, None for images. `measured` are the submodels that it was fitted to,
-    `held_out` those that it was not.
-    """
-
-    measured: tuple[Timed, ...]
-    held_out: tuple[Timed, ...]
-    batch_size: int = 1
-    threads: int = 1
-    tokens: int | None = None
+class LatencyModel(AffineLatency):
+    """Latency of every submodel on this machine, fitted to a few measured ones (see `space.AffineLatency`)."""
 
     @classmethod
     def fit(
@@ -180,13 +159,17 @@ class LatencyModel:
         rng: np.random.Generator | None = None,
         progress: bool = True,
     ) -> "LatencyModel":
-        """Measure `submodels` submodels to fit to and `held_out` others, in about `seconds`.
+        """Measure `submodels` submodels for the fit and `held_out` others to test it, in about `seconds`.
 
-        All take turns in random order, again and again, so that a machine that becomes slower or faster slows or
-        speeds all of them. Up to eight are corners of the space, the others are spread evenly over MACs. With
-        `cache` the measurements are kept in the user's cache folder, for this machine, checkpoint and setting, unless
-        the error on held-out submodels was above 10 %. They are read from there the next time if the machine is
-        still as fast, within 10 %, on the fastest and the slowest of them; if not, all is measured anew.
+        All take turns in random order, repeatedly, so that a change in the machine's speed affects all of them
+        alike. Up to eight are corners of the space; the others are spread evenly over MACs. With `cache`, the
+        measurements are stored in `files.cache_folder()` for this machine, checkpoint and setting, unless the
+        held-out error is above 10 %. They are reused if the fastest and the slowest submodel still run at the same
+        speed, within 10 %; otherwise everything is measured again.
+
+        Example:
+            supernet.latency = LatencyModel.fit(supernet)
+            supernet.space.count(Budget(max_latency_ms=5))
         """
         if submodels < 1 or held_out < 1:
             raise ElasticSpaceError(f"submodels={submodels}, held_out={held_out}: give at least 1 of each")
@@ -208,21 +191,6 @@ class LatencyModel:
             _write_cache(path, *timed)
         return model
 
-    def affine(self, hidden: int) -> Affine:
-        """Nanoseconds of one batch at a hidden width, as an affine function of the total widths."""
-        base, attention, ffn = self._coefficients @ (1, hidden)
-        return Affine(round(base), round(attention), round(ffn))
-
-    def predict_ms(self, config: SubmodelConfig) -> float:
-        """Milliseconds of one batch."""
-        return self.affine(config.hidden)(sum(config.attention), sum(config.ffn)) / NS_PER_MS
-
-    @cached_property
-    def held_out_error(self) -> float:
-        """Median relative error on the held-out submodels; NaN where the space had no others left."""
-        errors = [abs(self.predict_ms(config) / measured - 1) for config, measured in self.held_out]
-        return float(np.median(errors)) if errors else float("nan")
-
     def _still_holds(self, supernet: Supernet) -> bool:
         inputs = example_inputs(supernet.model, self.batch_size, self.tokens)
         ordered = sorted(self.measured, key=lambda timed: timed.measured_ms)
@@ -231,21 +199,6 @@ class LatencyModel:
             for config, measured_ms in (ordered[0], ordered[-1])
         ]
         return abs(float(np.mean(ratios)) - 1) <= KEPT_BELOW
-
-    @cached_property
-    def _coefficients(self) -> np.ndarray:
-        """Nanoseconds: base, per attention width and per FFN width (rows), constant and per hidden width (columns).
-
-        Relative errors are made least, so that small submodels are told as well as large ones.
-        """
-        from scipy.optimize import nnls
-
-        widths = np.array([(1, sum(c.attention), sum(c.ffn)) for c, _ in self.measured], dtype=float)
-        hidden = np.array([(1, c.hidden) for c, _ in self.measured], dtype=float)
-        terms = (widths[:, :, None] * hidden[:, None, :]).reshape(len(widths), 6)
-        terms /= NS_PER_MS * np.array([measured for _, measured in self.measured])[:, None]
-        scale = np.linalg.norm(terms, axis=0)
-        return (nnls(terms / scale, np.ones(len(terms)))[0] / scale).reshape(3, 2)
 
 
 def _chosen(space: ElasticSpace, number: int, tokens: int | None, rng: np.random.Generator) -> list[SubmodelConfig]:
@@ -270,7 +223,7 @@ def _measure(
     rng: np.random.Generator,
     progress: bool,
 ) -> dict[SubmodelConfig, float]:
-    """Median milliseconds of every submodel; they take turns, at least twice, until the time is up."""
+    """Median milliseconds of every submodel; each is timed at least twice, in turn, until the time is up."""
     from tqdm.auto import tqdm
 
     inputs = example_inputs(supernet.model, batch_size, tokens)

@@ -1,4 +1,4 @@
-"""What a text classifier says about sentences of one's own."""
+"""Classification of arbitrary sentences by a text model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ SPELLED_OUT = 0.8
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one sentence: the probability, from 0 to 1, that it gives to each label.
+    """A model's answer to one sentence: the probability of each label, from 0 to 1.
 
-    `note` says why the answer may mean little: text was cut off, or words are unknown or read sign by sign.
+    `note` says why the answer may be unreliable: text was cut, or words are unknown or split into characters.
     """
 
     sentence: str
@@ -31,20 +31,20 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The likeliest label."""
+        """The most probable label."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     @property
     def probability(self) -> float:
-        """That of the likeliest label."""
+        """The probability of that label."""
         return self.probabilities[self.label]
 
 
 def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[str]) -> list[Prediction]:
     """Classify one sentence or several, in order; `processor` is the supernet's tokenizer.
 
-    Text longer than the model's limit is cut, which the note says. Raises `DataError` for text that is empty, or
-    of which the tokenizer knows no word, because an answer would mean nothing.
+    Text longer than the model's limit is cut, which the note mentions. Raises `DataError` for text that is empty or
+    contains no word the tokenizer knows, because an answer would be meaningless.
     """
     Tokens.check(processor)
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
@@ -70,9 +70,9 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
 
 
 def _tokens(sentence: str, processor: Any, limit: int, frame: set[int]) -> tuple[list[int], str]:
-    """The tokens that the model gets, and what is to be said about them; `frame` are those that stand for no text."""
+    """The tokens for the model and a note about them; `frame` are the tokens that represent no text."""
     if not isinstance(sentence, str):
-        raise DataError(f"{sentence!r} is no text: give sentences as strings")
+        raise DataError(f"{sentence!r} is not text: give sentences as strings")
     shown = repr(sentence if len(sentence) <= 40 else sentence[:40] + "...")
     if not sentence.strip():
         raise DataError(f"the sentence {shown} is empty: write at least one word")

@@ -1,4 +1,4 @@
-"""The sweep file: one JSON line per evaluated submodel, only ever appended to."""
+"""The sweep file: one JSON line per evaluated submodel, append-only."""
 
 import json
 import os
@@ -65,7 +65,7 @@ class SweepRow:
         return cls(**{item.name: values[item.name] for item in fields(cls)})
 
     def to_json(self) -> bytes:
-        """The line to write, its end included; inverse of `from_json`."""
+        """The line to write, newline included; inverse of `from_json`."""
         content = asdict(self)
         widths = content.pop("config")
         start = {key: content.pop(key) for key in ("checkpoint", "fingerprint")}
@@ -76,15 +76,15 @@ _DEFAULTS = {item.name: item.default for item in fields(SweepRow) if item.defaul
 
 
 def read_sweep(path: str | Path) -> list[SweepRow]:
-    """The rows of a sweep file, each submodel once; a last line that was cut off while written is left out.
+    """Read the rows of a sweep file, each submodel once; an incomplete last line is ignored.
 
-    Raises `SweepError`, naming the line, when the file is missing or holds anything else.
+    Raises `SweepError`, naming the line, if the file is missing or holds anything else.
     """
     return _parse(Path(path))[0]
 
 
 def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
-    """Make a file fit to be appended to, without a last line that was cut off; returns its rows.
+    """Prepare a file for appending by removing an incomplete last line; returns its rows.
 
     Raises `SweepError`, and leaves the file alone, when a row differs from `belongs` (field -> value).
     """
@@ -106,12 +106,12 @@ def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
 
 
 def append(path: Path, row: SweepRow) -> None:
-    """Add a row and wait until it is on the disk."""
+    """Append a row and wait until it is on disk."""
     _write(path, row.to_json())
 
 
 def _parse(path: Path) -> tuple[list[SweepRow], bytes, bool]:
-    """Rows, what stands behind the last line end, and whether that is a row cut off rather than a whole one."""
+    """The rows, what follows the last newline, and whether that is an incomplete row."""
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:

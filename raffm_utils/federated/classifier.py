@@ -1,6 +1,9 @@
 """The classifier of a supernet, before and after federated training."""
 
+from typing import cast
+
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..data import Split
@@ -11,11 +14,11 @@ from ..supernet import Supernet
 def fit_classifier(supernet: Supernet, data: Split, scale: float = 8.0, ridge: float = 0.01) -> None:
     """Set the classifier by least squares on the foundation model's features, and `scale` it to logits.
 
-    The moments that this needs are sums over clients, so one round of them is enough, without sharing an
-    example. Starting from fitted logits keeps the first steps of training from bending the features.
+    The moments needed are sums over clients, so one round is enough and no example is shared. Starting from fitted
+    logits keeps the first training steps from distorting the features.
     """
     features: list[torch.Tensor] = []
-    classifier = supernet.model.get_submodule("classifier")
+    classifier = cast(nn.Linear, supernet.model.get_submodule(supernet.family.classifier))
     handle = classifier.register_forward_pre_hook(lambda module, x: features.append(x[0]))
     order = torch.arange(len(data))
     for inputs, _ in data.batches(128, order):
@@ -33,9 +36,9 @@ def fit_classifier(supernet: Supernet, data: Split, scale: float = 8.0, ridge: f
 
 @torch.no_grad()
 def calibrate_classifier(supernet: Supernet, validation: Split) -> float:
-    """Scale the classifier so that its probabilities can be believed; returns the temperature (Guo et al. 2017).
+    """Scale the classifier so that its probabilities are calibrated; returns the temperature (Guo et al. 2017).
 
-    It has the least cross-entropy over the full network and the smallest together. No answer changes.
+    The temperature minimises the cross-entropy of the full and the smallest network together. No answer changes.
     """
     logits: list[torch.Tensor] = []
     labels: list[torch.Tensor] = []
@@ -47,7 +50,6 @@ def calibrate_classifier(supernet: Supernet, validation: Split) -> float:
     z, y = torch.cat(logits), torch.cat(labels)
     temperatures = torch.logspace(-1, 2, 301)
     temperature = min(temperatures.tolist(), key=lambda t: float(cross_entropy(z / t, y)))
-    linears = [m for m in supernet.model.get_submodule("classifier").modules() if isinstance(m, torch.nn.Linear)]
-    for parameter in linears[-1].parameters():  # RoBERTa's classifier has another one before it
+    for parameter in supernet.model.get_submodule(supernet.family.classifier).parameters():
         parameter.div_(temperature)
     return temperature

@@ -1,4 +1,4 @@
-"""What happens at a client: a submodel is trained on its own data, and nothing but the result leaves it."""
+"""The client: trains a submodel on its own data; only the result leaves it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,11 +33,10 @@ def local_update(
     seed: Sequence[int],
     patches: int | None = None,
 ) -> Update:
-    """Train a submodel on a client's own data, where it asks for gradients; nothing but the result leaves the client.
+    """Train the trainable weights of a submodel on a client's own data; only the result leaves the client.
 
-    With `patches`, so many of every image's are seen, drawn anew each time.
-
-    The model stays in eval mode: dropout would draw from the global generator and make runs unrepeatable.
+    With `patches`, the model sees that many random patches of each image, drawn again every time. It stays in eval
+    mode: dropout would draw from the global generator, and runs could not be repeated.
     """
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -74,7 +73,7 @@ def local_update(
 
 
 def rate_share(model: nn.Module, name: str, full_rate_rms: float | None) -> float:
-    """The share of the learning rate that a parameter learns with; a bias goes with the weight of its module."""
+    """The factor on the learning rate of a parameter; a bias has that of its module's weight."""
     if full_rate_rms is None:
         return 1.0
     weight = getattr(model.get_submodule(name.rpartition(".")[0]), "weight", model.get_parameter(name))
@@ -83,7 +82,7 @@ def rate_share(model: nn.Module, name: str, full_rate_rms: float | None) -> floa
 
 @contextmanager
 def fewer_patches(model: PreTrainedModel, patches: int | None, generator: torch.Generator) -> Iterator[None]:
-    """For a while, let an image model see the class token and so many random patches of every image; None: all."""
+    """Temporarily show an image model only the class token and `patches` random patches per image; None: all."""
 
     def drop(module: nn.Module, args: object, tokens: torch.Tensor) -> torch.Tensor:
         images = len(tokens)

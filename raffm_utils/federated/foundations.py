@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from ..errors import CheckpointError
-from ..space import FAMILIES
+from ..space import FAMILIES, family_of
 from ..supernet import load_processor, resolve
 
 DESCRIPTIONS = {
@@ -52,7 +52,7 @@ def foundation(name: str, label_names: tuple[str, ...], image_size: int | None =
     folder = resolve(name)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **_labels(label_names))
-        family = FAMILIES[config.model_type]
+        family = family_of(config.model_type, str(folder / "config.json"))
         auto = getattr(transformers, family.auto_class)
         model = auto.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -69,7 +69,7 @@ def _labels(names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:
 
 
 def tiny_vit(image_size: int, label_names: tuple[str, ...]) -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
-    """A ViT small enough to be trained live, with random weights (the same every time): no foundation model at all."""
+    """A ViT small enough to be trained live, with random weights (the same every time): not a real foundation model."""
     if image_size < 7 or image_size % 7:
         raise CheckpointError(f"image_size={image_size}: give a multiple of the patch size 7")
     config = ViTConfig(**(TINY_VIT | _labels(label_names) | {"image_size": image_size, "patch_size": 7}))

@@ -12,8 +12,8 @@ import torch
 from ..data import SPLIT_SEED, Split, load_split
 from ..errors import TrainingError
 from ..evaluation import Evaluation, evaluate
-from ..files import RUNS_FOLDER
-from ..space import FAMILIES, SIZE_TOKENS
+from ..files import RUNS_FOLDER, write_atomically
+from ..space import SIZE_TOKENS, family_of
 from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
 from . import foundations
 from .classifier import calibrate_classifier, fit_classifier
@@ -36,7 +36,7 @@ class Named:
     hidden: tuple[int, ...]
     recipe: Recipe
     image_size: int | None = None
-    head_scale: float = 8.0  # of the classifier that training starts from, see `fit_classifier`
+    classifier_scale: float = 8.0  # of the classifier that training starts from, see `fit_classifier`
     keep_means: bool = False  # whether narrowed FFNs keep the mean of their output, see `keep_ffn_means`
     then: Recipe | None = None  # a second part of the training, by the same clients
     calibrated: bool = False  # whether the classifier is scaled at the end, see `calibrate_classifier`
@@ -72,7 +72,7 @@ BERT_MINI: dict[str, Any] = {
     "ffn": tuple(range(1536, 767, -128)),
     # Norms behind the blocks keep the residual stream from being rotated, so that narrowing it breaks the network
     "hidden": (384,),
-    "head_scale": 1.0,
+    "classifier_scale": 1.0,
     "calibrated": True,
 }
 CIFAR_LARGE = Recipe(
@@ -161,9 +161,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     provenance["accuracy"] = {size: _describe(result, "test") for size, result in measured.items()}
     provenance["last_round"] = rows[-1]
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
-    (folder / "README.md").write_text(
-        checkpoint_card(name, _provenance(named), named.parts, supernet, measured), encoding="utf-8"
-    )
+    write_atomically(folder / "README.md", checkpoint_card(name, _provenance(named), named.parts, supernet, measured))
     return folder
 
 
@@ -176,7 +174,7 @@ def align(named: Named, supernet: Supernet, train: Split, validation: Split) -> 
     if named.keep_means:
         keep_ffn_means(supernet, few)
     one_round = len(train) // named.recipe.clients * named.recipe.participants
-    fit_classifier(supernet, train.subset(range(one_round)), named.head_scale)
+    fit_classifier(supernet, train.subset(range(one_round)), named.classifier_scale)
 
 
 def start(named: Named) -> tuple[Supernet, Any]:
@@ -185,7 +183,7 @@ def start(named: Named) -> tuple[Supernet, Any]:
 
     names = DATASETS[named.dataset].label_names
     model, processor = foundations.foundation(named.foundation, names, named.image_size)
-    return Supernet(model, FAMILIES[model.config.model_type], _spec(named, {})), processor
+    return Supernet(model, family_of(model.config.model_type), _spec(named, {})), processor
 
 
 def _spec(named: Named, provenance: dict[str, Any]) -> ElasticSpec:

@@ -1,4 +1,4 @@
-"""Salient parameter prioritization: which indices of an axis are worth keeping longest."""
+"""Salient parameter prioritization: which indices of an axis to keep longest."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ def magnitude_scores(supernet: Supernet) -> dict[Group, torch.Tensor]:
     """A score for every index of every elastic axis, from the weights alone; for `Supernet.reorder`.
 
     FFN neuron: norm of its row in the first matrix times norm of its column in the second. Head-size
-    dimension: the same product for Q and K, and for V and O. Hidden channel: summed norms of all that
-    reads it, norm weights included.
+    dimension: the same product for Q and K, and for V and O. Hidden channel: summed norms of all
+    parameters that read it, norm weights included.
     """
     scores: dict[Group, torch.Tensor] = {}
     for p, tensor in zip(supernet.parameters, supernet.model.parameters(), strict=True):
@@ -37,7 +37,7 @@ def magnitude_scores(supernet: Supernet) -> dict[Group, torch.Tensor]:
 
 
 def _counts(p: Parameter, dim: int) -> bool:
-    """Whether the norms of this parameter along this dimension belong to the score of its axis."""
+    """Whether this parameter counts towards the score of the axis along this dimension."""
     if p.axes[dim] is not Axis.HIDDEN:
         return p.use is not Use.NEVER
     reads = dim == 1 and p.use is not Use.NEVER and len(p.axes) == 2
@@ -52,7 +52,7 @@ Watch = Callable[[torch.Tensor, torch.Tensor], None]  # gets what a module takes
 def concentrate(supernet: Supernet, data: Split) -> None:
     """Rotate and sort all elastic axes in place, by second moments measured on `data` (a few hundred examples).
 
-    Needs layers with biases; raises `CheckpointError`, and changes nothing, where these are missing.
+    Needs layers with biases; raises `CheckpointError`, and changes nothing, if these are missing.
     """
     _check(supernet)
     norms_first = bool(supernet.family.norm_readers)
@@ -75,7 +75,7 @@ def _check(supernet: Supernet) -> None:
     for name in [*folded, *heads]:
         if _linear(supernet, name).bias is None:
             raise CheckpointError(
-                f"{name} has no bias to take up the offset of what stands before it; "
+                f"{name} has no bias to take up the offset of the norm before it; "
                 "order it by magnitude_scores (raffm_utils.federated) and reorder instead"
             )
 
@@ -165,7 +165,7 @@ def _outer(values: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def hooks(supernet: Supernet) -> Iterator[Callable[[str, Watch], None]]:
-    """For a while, let functions see what named modules take in and put out."""
+    """Temporarily call functions with the inputs and outputs of named modules."""
     handles = []
 
     def watch(module: str, function: Watch) -> None:
@@ -256,11 +256,11 @@ CONSTANT = 3.0  # what a helper puts into the activation function, whatever its 
 def keep_ffn_means(supernet: Supernet, data: Split) -> None:
     """Sort FFN neurons by how much what they put out varies, and let every width keep its mean; in place.
 
-    A neuron that is cut off takes the mean of its output along, and most of the damage is in that (as in FLAP, An et
-    al. 2023, where the bias makes up for it). One bias cannot serve all widths. So in every step between two choices of
-    width, one neuron that varies least is made into a helper with a constant output, which takes the mean of the other
-    neurons of that step away again; the bias has them all. The full network changes by no more than those few neurons
-    varied. `data` are a few hundred examples.
+    Removing a neuron also removes the mean of its output, which causes most of the damage (FLAP, An et al. 2023,
+    compensates for it in the bias). One bias cannot serve all widths. So in every step between two choices of width,
+    the neuron that varies least becomes a helper with a constant output, which cancels the mean of the other neurons
+    of that step; the bias holds all of these means. The full network changes only by the variation of those few
+    neurons. `data` are a few hundred examples.
     """
     layers = [_layer(supernet, layer) for layer in range(supernet.layers)]
     scores: dict[Group, torch.Tensor] = {}
@@ -297,7 +297,7 @@ def _layer(supernet: Supernet, layer: int) -> tuple[str, str]:
 
 
 def _ffn_moments(supernet: Supernet, modules: Sequence[str], data: Split) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Mean and variance of all that every module takes in, over all tokens of all examples."""
+    """Mean and variance of the input of every module, over all tokens of all examples."""
     sums = {module: torch.zeros(3, 1, dtype=torch.float64) for module in modules}
 
     def add(module: str, values: torch.Tensor) -> None:

@@ -1,7 +1,4 @@
-"""Federated training of a supernet: clients of very different size train submodels of one network.
-
-The recipe of a run, what a client sends back, and how a server puts it together; `client.py` is the other end.
-"""
+"""The recipe of a federated run: all of its choices, and the rules they name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +11,6 @@ from ..space import METRICS
 # number of examples of each label -> how much the client counts
 WEIGHTINGS: Mapping[str, Callable[[torch.Tensor], float]] = {
     "clients": lambda counts: 1.0,
-    "examples": lambda counts: float(counts.sum()),
     "impurity": lambda counts: float(counts.sum() - counts.square().sum() / counts.sum()),
 }
 # (sum of changes, weights of the clients that covered an entry, of all clients now, of an average round, the entry)
@@ -29,71 +25,63 @@ RULES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float, float, torch.Te
 class Recipe:
     """All choices of a federated run; two runs of one recipe give the same weights, bit for bit.
 
-    - `setting`: the system setting, see `participation`. With `full_participant`, one client a round trains the whole
-      network whatever its device, as published; with `submodels` off all do.
-    - `sized_by`: the cost whose share of the full network's is held against a device's cap: for text "macs", since
-      look-up tables weigh most and cost nothing.
-    - `shrink_rounds`: in so many rounds the smallest width drawn falls from the full network to the smallest submodel;
-      devices that cannot train networks of the present size wait.
-    - `size_power`: sizes other than the two ends are drawn evenly between the smallest and what a device can hold (1);
-      above 1 the even number is raised to it, so that more of them are small.
-    - `dirichlet`: concentration of the label skew between clients, None for IID shards.
-    - `local_steps`: in each local epoch a client trains on at most so many batches of its data, drawn anew every time.
-    - `learning_rate`: follows a cosine down to `final_learning_rate_share` over `cosine_rounds`, and in the last
-      `cooldown_rounds` of the run also falls linearly to 0. The first `local_warmup_steps` of every local training rise
-      to it: a fresh Adam takes its largest steps first.
-    - `full_rate_rms`: a module whose weights have a root mean square below it learns slower in proportion: Adam takes
-      steps of one size, which would wipe out matrices that a folded LayerScale has made small (relative steps, as in
-      Adafactor, Shazeer & Stern 2018).
-    - `patch_share`: clients see that share of an image's patches, drawn anew for every image (PatchDropout, Liu et al.
-      2022), and all of them in the cooldown: about as much less to compute.
-    - `weighting`: how much a client counts in the average: "clients" all alike, "examples" by how many it has,
-      "impurity" by these times the Gini impurity of its labels, so that a client with hardly more than one label, which
-      can teach little but its skew, counts little.
-    - `divide`: what the sum of changes is divided by: "coverage" the weight of the clients that have the entry;
-      "even_noise" the geometric mean of that and the weight of an average round, so that an entry that one client
-      covers is no noisier than one that all cover. "all" is the published rule, for comparison: the sum of the weights
-      themselves is divided by all clients, as if those without the entry had sent 0, which shrinks it.
-    - `balance_labels`: the labels that a client has count alike in its loss, however many examples each has, so that
-      skewed labels do not teach the network the skew.
-    - `freeze_tables`: look-up tables (words, positions) stay as they were pre-trained: for text that is half of the
-      parameters, with no gradient, no optimizer state and no traffic.
-    - `average_rounds`: the network that a run ends with is the mean over so many last rounds, which is calmer than any
-      one of them.
-    - `autocast`: computes in bfloat16 where the processor has it; there the last digits differ from a processor
-      without.
+    Example:
+        >>> Recipe(setting="small", rounds=10, dirichlet=0.5).participants
+        10
     """
 
-    setting: str = "large"
+    # Who takes part.
+    setting: str = "large"  # the system setting: which devices the clients are, see `space.SYSTEM_SETTINGS`
     clients: int = 100
-    participants: int = 10
+    participants: int = 10  # clients drawn in each round
     rounds: int = 90
-    local_epochs: int = 1
-    local_steps: int | None = None
-    batch_size: int = 32
-    learning_rate: float = 3e-5
-    final_learning_rate_share: float = 0.05
-    cosine_rounds: int = 160
-    cooldown_rounds: int = 30
-    local_warmup_steps: int = 5
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    horizontal_flip: bool = False
-    dirichlet: float | None = None
-    shrink_rounds: int = 0
-    full_participant: bool = False
-    size_power: float = 1.0
-    submodels: bool = True
+    dirichlet: float | None = None  # concentration of the label skew between clients; None: IID shards
+
+    # What size of network each of them trains.
+    submodels: bool = True  # False: every client trains the full network
+    full_participant: bool = False  # one client a round trains the full network whatever its device, as published
+    # The cost whose share of the full network's is held against a device's cap. For text "macs": look-up tables
+    # are most of the parameters and cost no computation.
     sized_by: str = "parameters"
-    server_momentum: float = 0.5
-    weighting: str = "clients"
-    divide: str = "coverage"
-    freeze_tables: bool = False
+    # Sizes between the two ends are drawn as `uniform ** size_power` of the range: above 1, more of them are small.
+    size_power: float = 1.0
+
+    # How a client trains.
+    local_epochs: int = 1
+    local_steps: int | None = None  # batches in a local epoch at most, drawn anew every time; None: all its data
+    batch_size: int = 32
+    learning_rate: float = 3e-5  # of the first round; falls along a cosine over `cosine_rounds` ...
+    final_learning_rate_share: float = 0.05  # ... down to this share of it
+    cosine_rounds: int = 160
+    cooldown_rounds: int = 30  # over this many final rounds the rate also falls linearly to 0
+    local_warmup_steps: int = 5  # steps in which the rate rises: a fresh Adam takes its largest steps first
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0  # largest norm of the gradient of all weights together
+    # A module whose weights have a root mean square below this learns slower in proportion. Adam's steps have one
+    # size, which would wipe out matrices that a folded LayerScale has made small (relative steps as in Adafactor,
+    # Shazeer & Stern 2018). None: all learn at the same rate.
     full_rate_rms: float | None = None
+    horizontal_flip: bool = False  # each training image is mirrored with probability 1/2
+    # Share of an image's patches that a client sees, drawn anew for every image (PatchDropout, Liu et al. 2022); in
+    # the cooldown it sees all of them. Computing costs fall about in proportion.
     patch_share: float = 1.0
-    balance_labels: bool = False
-    average_rounds: int = 1
-    autocast: bool = True
+    balance_labels: bool = False  # labels count alike in a client's loss, so that skewed data do not teach the skew
+    # Look-up tables (words, positions) stay as they were pre-trained. For text they are half of the parameters, which
+    # then need no gradient, no optimizer state and no traffic.
+    freeze_tables: bool = False
+    autocast: bool = True  # bfloat16 where the processor has it; the last digits then differ from other processors
+
+    # How the server puts the updates together.
+    # How much a client counts: "clients" all alike; "impurity" by its number of examples times the Gini impurity of
+    # their labels, so that a client with little more than one label, which teaches mostly its skew, counts little.
+    weighting: str = "clients"
+    # What the sum of changes is divided by. "coverage": the weight of the clients that have the entry. "even_noise":
+    # the geometric mean of that and the weight of an average round, so that an entry that one client covers is no
+    # noisier than one that all cover. "all": the published rule, for comparison: the sum of the weights themselves
+    # is divided by all clients, as if those without the entry had sent 0, which shrinks it.
+    divide: str = "coverage"
+    server_momentum: float = 0.5
+    average_rounds: int = 1  # the result is the mean over this many final rounds, smoother than any one of them
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -45,30 +45,27 @@ def device_caps(setting: str, clients: int) -> np.ndarray:
 
 
 def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[int, SubmodelConfig]]:
-    """Who takes part in a round, and with which submodel: the strongest device among them the largest it has room
-    for (or the whole network), the weakest the smallest, the others one drawn over what they can train
-    (`Recipe.size_power`)."""
+    """Who takes part in a round, and with which submodel.
+
+    The strongest device among them gets the largest that it has room for (or the full network), the weakest the
+    smallest, each other one drawn from what it can train (`Recipe.size_power`).
+    """
     space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, number])
     caps = device_caps(recipe.setting, recipe.clients)
+    chosen = rng.choice(recipe.clients, min(recipe.participants, recipe.clients), replace=False)
     if not recipe.submodels:
-        everyone = rng.choice(recipe.clients, min(recipe.participants, recipe.clients), replace=False)
-        return [(client, space.largest()) for client in everyone.tolist()]
+        return [(client, space.largest()) for client in chosen.tolist()]
     reach = space.reach(recipe.sized_by, SIZE_TOKENS)
     least, most = (share / reach[1] for share in reach)
-    progress = min(1.0, number / recipe.shrink_rounds) if recipe.shrink_rounds else 1.0
-    floor = most - (most - least) * progress
-    # a device below the smallest network trains that one, rather than nothing ever
-    able = np.flatnonzero(np.maximum(caps, least) >= min(floor, caps.max()) - 1e-9)
-    chosen = rng.choice(able, min(recipe.participants, len(able)), replace=False)
     chosen = chosen[np.argsort(-caps[chosen], kind="stable")]  # the largest device takes the largest network
     plan = []
     for place, client in enumerate(chosen):
+        # a device below the smallest network trains that one, rather than nothing ever
         high = most if place == 0 and recipe.full_participant else min(most, max(caps[client], least))
-        low = min(floor, high)
         if 0 < place < len(chosen) - 1:
-            size = low + (high - low) * rng.random() ** recipe.size_power
+            size = least + (high - least) * rng.random() ** recipe.size_power
         else:
-            size = low if place else high
+            size = least if place else high
         plan.append((int(client), near_share(supernet.space, size, recipe.sized_by, rng)))
     return plan
 

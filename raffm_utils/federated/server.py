@@ -1,6 +1,6 @@
-"""Federated training of a supernet: clients of very different size train submodels of one network.
+"""The server: checks the updates of clients and averages them into the supernet.
 
-The recipe of a run, what a client sends back, and how a server puts it together; `client.py` is the other end.
+`client.py` is the other end.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Update:
-    """What a client sends back: which submodel it trained, its new weights, on how many examples, its weight."""
+    """A client's result: the submodel it trained, its new weights, the number of examples, and its weight."""
 
     config: SubmodelConfig
     state: State
@@ -27,7 +27,7 @@ class Update:
 
 
 def fault(update: Update, sent: Mapping[str, torch.Tensor]) -> str | None:
-    """What is wrong with an update to the weights that were `sent`, or None: a server trusts no client."""
+    """Check an update against the weights that were `sent`; returns what is wrong with it, or None."""
     if update.state.keys() != sent.keys():
         return f"other parameters than were sent ({len(update.state)} instead of {len(sent)})"
     for name, tensor in sent.items():
@@ -48,7 +48,7 @@ def aggregate(
 ) -> tuple[State, dict[str, torch.Tensor]]:
     """Weighted mean change of every entry over the clients that covered it, and the sum of their weights (FedAvg).
 
-    `divide` is as in `Recipe`; the weight of all in an average round is `expected_weight`, by default that of these
+    `divide` is as in `Recipe`; `expected_weight` is the total weight in an average round, by default that of these
     updates. An entry that no client covered has change 0.
     """
     change, coverage = {}, {}
@@ -69,7 +69,7 @@ def aggregate(
 def server_update(
     supernet: Supernet, momentum: State, updates: list[Update], recipe: Recipe, expected_weight: float | None = None
 ) -> None:
-    """Move the covered entries by the clients' mean change, with momentum; all others stay as they are.
+    """Apply the clients' mean change to the covered entries, with momentum; all others stay unchanged.
 
     `expected_weight` is as in `aggregate`.
     """

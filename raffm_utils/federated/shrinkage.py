@@ -1,4 +1,4 @@
-"""What the rule of aggregation alone does to the weights: federated rounds of clients that send back what they got."""
+"""The effect of the aggregation rule alone: rounds in which clients send back exactly what they received."""
 
 import torch
 
@@ -10,10 +10,10 @@ from .server import State, Update, aggregate
 
 
 def idle_rounds(supernet: Supernet, recipe: Recipe, rounds: int) -> torch.Tensor:
-    """How large the first layer's FFN weights still are after every round in which no client learned anything.
+    """Size of the first layer's FFN weights after each round in which no client learned anything.
 
-    (rounds + 1, FFN width): for every neuron the root mean square of its incoming weights, as a share of what it was
-    at the start. Right is 1, everywhere. The supernet stays as it is.
+    Shape (rounds + 1, FFN width): for every neuron the root mean square of its incoming weights, relative to the
+    start. The ideal is 1 everywhere. The supernet is not modified.
     """
     parameter = next(p for p in supernet.parameters if p.layer == 0 and p.axes == (Axis.FFN, Axis.HIDDEN))
     name, start = parameter.name, supernet.model.get_parameter(parameter.name).detach()

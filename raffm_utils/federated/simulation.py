@@ -1,8 +1,7 @@
-"""A federation on one machine: rounds of clients, resumable after every one."""
+"""A federation simulated on one machine, resumable after every round."""
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from ..data import Split
 from ..errors import TrainingError
 from ..evaluation import evaluate
+from ..files import replacing, write_atomically
 from ..space import SubmodelConfig
 from ..supernet import Supernet
 from .client import client_weight, local_update
@@ -25,6 +25,7 @@ from .recipe import Recipe
 from .rounds import partition, plan_round
 from .server import State, Update, fault, server_update
 
+REMOVED = {"shrink_rounds": 0}  # options that recipes had once, with the value that means: not used
 STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
 
 
@@ -34,8 +35,13 @@ def run(
     """Train `supernet` in place and return one row of metrics per round.
 
     After every round the server's state and a line of metrics (on `validation`, never on test) are
-    written to `folder`; a run that was stopped goes on from there, to the same weights bit for bit.
+    written to `folder`; a stopped run resumes from there and reaches the same weights, bit for bit.
     `workers` clients are trained side by side, each on one core; the result does not depend on it.
+
+    Example:
+        supernet, processor = start("vit-small-fashion-mnist-large-budget")
+        train, validation = (load_split("fashion_mnist", s, processor=processor) for s in ("train", "validation"))
+        rows = run(supernet, train, validation, Recipe(rounds=10), Path("runs/mine"))
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
@@ -90,7 +96,7 @@ def run(
 def _sound(
     supernet: Supernet, plan: list[tuple[int, SubmodelConfig]], updates: list[Update]
 ) -> tuple[list[Update], dict[str, str]]:
-    """The updates that can be used, and why those of other clients cannot; says so at once."""
+    """The usable updates, and the reasons why those of other clients are refused, printed at once."""
     sound, refused = [], {}
     for (number, config), update in zip(plan, updates, strict=True):
         if wrong := fault(update, dict(supernet.extract(config).named_parameters())):
@@ -111,7 +117,7 @@ def learning_rate(recipe: Recipe, number: int) -> float:
 
 @contextmanager
 def _replaced(weights: State, others: State) -> Iterator[None]:
-    """Other values in the place of some weights, for a while."""
+    """Temporarily replace some weights."""
     own = {name: weights[name].clone() for name in others}
     for name, other in others.items():
         weights[name].copy_(other)
@@ -123,7 +129,7 @@ def _replaced(weights: State, others: State) -> Iterator[None]:
 
 
 def _native_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself: where it is emulated, training takes ten times as long."""
+    """Whether the processor supports bfloat16: emulated, training would take ten times as long."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
@@ -142,13 +148,13 @@ def _save(folder: Path, identity: dict[str, Any], rows: list[dict[str, Any]], ke
     # weights and rows in one file, swapped in whole: a kill between two files could tear them apart
     tensors = {f"{kind}.{name}": tensor for kind, state in kept.items() for name, tensor in state.items()}
     metadata = {"identity": json.dumps(identity), "rows": json.dumps(rows)}
-    save_file(tensors, folder / f"{STATE_FILE}.tmp", metadata=metadata)
-    os.replace(folder / f"{STATE_FILE}.tmp", folder / STATE_FILE)
+    with replacing(folder / STATE_FILE) as part:
+        save_file(tensors, part, metadata=metadata)
     _write_log(folder, rows)
 
 
 def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
-    (folder / LOG_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(folder / LOG_FILE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +168,8 @@ def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> l
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     stored, given = (_flat(part) for part in (json.loads(metadata["identity"]), identity))
-    stored = {**asdict(Recipe()), **stored}  # a run from before an option existed was trained without it
+    # a run from before an option existed was trained without it; one with an option that is gone may have it unused
+    stored = {**asdict(Recipe()), **{key: value for key, value in stored.items() if REMOVED.get(key, ...) != value}}
     if stored != given:
         differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
         raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")

@@ -1,6 +1,6 @@
 """Figures: pure functions that draw on a matplotlib Axes, and one that saves them.
 
-No other wing below imports matplotlib.
+No wing below imports matplotlib.
 """
 
 from .accuracy import plot_accuracy_vs_parameters, plot_intervals

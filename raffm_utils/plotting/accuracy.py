@@ -44,7 +44,11 @@ def plot_accuracy_vs_parameters(
     """Accuracy of many submodels against a cost, as a hexagonal histogram; returns the Axes.
 
     `live` points are drawn one by one with their intervals, `full` and `smallest` are marked and labelled;
-    `count`, the number of submodels in the space, goes into the caption below.
+    `count`, the number of submodels in the space, is given in the caption.
+
+    Example:
+        rows = read_sweep("figures/data/vit-small-fashion-mnist-large-budget.jsonl")
+        ax = plot_accuracy_vs_parameters(rows, title="Scaled ViT")
     """
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
@@ -91,7 +95,7 @@ def plot_accuracy_vs_parameters(
 
 
 def _free_corner(ax: "Axes", rows: Sequence[Measured], metric: str) -> Literal["upper left", "lower right"]:
-    """Where a legend covers no submodel: large and poor ones would lie under it at the right."""
+    """A corner where the legend covers no submodel: at the right it would hide large, poor ones."""
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     across, up = left + 0.4 * (right - left), bottom + 0.17 * (top - bottom)
     covered = any(_millions(row, metric) > across and 100 * row.accuracy < up for row in rows)
@@ -137,7 +141,7 @@ def _millions(point: Measured, metric: str) -> float:
 
 
 def _extent(rows: Sequence[Measured], whiskered: Sequence[Measured], metric: str) -> tuple[float, float, float, float]:
-    """What the cells divide: all that is drawn, so that they are as regular as the picture is wide."""
+    """The area covered by the cells: everything drawn, so that they are regular across the figure."""
     across = [_millions(point, metric) for point in [*rows, *whiskered]]
     up = [100 * p.accuracy for p in rows] + [100 * edge for p in whiskered for edge in (p.low, p.high)]
     left, right, bottom, top = min(across), max(across), min(up), max(up)
@@ -167,7 +171,7 @@ def _caption(rows: Sequence[Measured], live: Sequence[Measured], count: int | No
 
 
 def _on(points: Sequence[Measured]) -> str:
-    """What was measured on, such as "on 2,000 fashion_mnist test examples"."""
+    """What was used to measure, such as "on 2,000 fashion_mnist test examples"."""
     examples = _few(f"{point.examples:,}" for point in points)
     data = _few(getattr(point, "dataset", "") for point in points)
     where = _few(getattr(point, "split", "") for point in points)

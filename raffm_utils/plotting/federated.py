@@ -1,4 +1,4 @@
-"""Pictures of federated training: its rounds, what heterogeneity costs, what the rule of aggregation does."""
+"""Figures of federated training: its rounds, the cost of heterogeneity, the effect of the aggregation rule."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,9 +39,9 @@ def plot_settings(
 ) -> "Axes":
     """Sweeps of several checkpoints over each other; returns the Axes.
 
-    A point is a submodel. A line goes through the mean of each part of the sizes, and its band is the mean of the 95 %
-    intervals there: submodels of one sweep answer the same examples, so averaging them makes chance no smaller. `ends`
-    are a few submodels of each with their own intervals.
+    A point is a submodel. Each line connects the means of equal ranges of size, and its band is the mean of the 95 %
+    intervals there: submodels of one sweep share their examples, so averaging does not reduce the sampling error.
+    `ends` are a few submodels of each sweep, drawn with their own intervals.
     """
     ax = ax or new_axes((8.4, 5.6))
     for (name, rows), colour, marker in zip(sweeps.items(), (BLUE, VERMILION, GREEN, PURPLE), "os^v", strict=False):
@@ -96,7 +96,7 @@ def plot_heterogeneity(
 
 
 def plot_shrinkage(sizes: Mapping[str, torch.Tensor], rounds: Sequence[int], ax: "Axes | None" = None) -> "Axes":
-    """What rounds without learning leave of FFN weights, by the rule of division (see `idle_rounds`); the Axes."""
+    """How FFN weights shrink in rounds without learning, by aggregation rule (see `idle_rounds`); returns the Axes."""
     from matplotlib import colormaps
 
     ax = ax or new_axes((7.6, 4.2))

@@ -1,4 +1,4 @@
-"""Drawing what was predicted and searched: pure functions on a matplotlib Axes."""
+"""Figures of predictions, searches and fleets: pure functions that draw on a matplotlib Axes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ def plot_pareto(
 def plot_predicted(held_out: HeldOut, ax: "Axes | None" = None) -> "Axes":
     """Predicted against measured accuracy of held-out submodels, with 90 % prediction intervals; returns the Axes.
 
-    Intervals that miss what was measured have another colour.
+    Intervals that miss the measured value have another colour.
     """
     ax = ax or new_axes((6.0, 5.2))
     measured, predicted = 100 * held_out.measured, 100 * held_out.predicted
@@ -104,8 +104,8 @@ _LABEL = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"
 def plot_fleet(plan: FleetPlan, ax: "Axes | None" = None) -> "Axes":
     """Accuracy of every class, as wide as its share of the clients; returns the Axes.
 
-    A line is the predicted accuracy and the band around it the 90 % interval, a point what was measured, with its
-    95 % interval, and a hatched block a class that no submodel fits.
+    Lines are predicted accuracies with their 90 % intervals as bands, points are measured ones with their 95 %
+    intervals, and hatched blocks are classes that no submodel fits.
     """
     ax = ax or new_axes((8.4, 4.8))
     colours, left = class_colours(a.device.name for a in plan.assignments), 0.0
@@ -140,9 +140,9 @@ def plot_fleet(plan: FleetPlan, ax: "Axes | None" = None) -> "Axes":
 
 
 def plot_fleets(plans: Mapping[str, FleetPlan], axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
-    """Several fleets: who they consist of and what accuracy each class gets, and the mean and the worst; the Axes.
+    """Several fleets: their classes with the accuracy of each, and mean and worst class; returns the Axes.
 
-    Whatever is measured for all submodels of a fleet is drawn filled; what is only predicted, hollow.
+    Markers are filled if all submodels of a fleet were measured, and hollow if they are only predicted.
     """
     if axes is None:
         from matplotlib import pyplot
@@ -186,7 +186,7 @@ def plot_fleets(plans: Mapping[str, FleetPlan], axes: "tuple[Axes, Axes] | None"
 
 
 def class_colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for every class, the same in every picture for the presets."""
+    """A colour for every class; presets have the same colour in every figure."""
     found = dict.fromkeys(names)
     order = [*PRESETS, *(name for name in found if name not in PRESETS)]
     return {name: _COLOURS[order.index(name) % len(_COLOURS)] for name in found}

@@ -1,4 +1,4 @@
-"""Drawing accuracies: pure functions on a matplotlib Axes, and figures saved under stable names.
+"""Colours, labels and axes that all figures share, and a function that saves them reproducibly.
 
 Colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart.
 """
@@ -37,7 +37,7 @@ def new_axes(size: tuple[float, float]) -> "Axes":
 
 
 def label_axes(ax: "Axes", across: str, up: str) -> None:
-    """Labels, and a grid behind all that is drawn."""
+    """Set the labels, and a grid behind everything else."""
     ax.set_axisbelow(True)
     ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
     ax.set_xlabel(across, fontsize=11)

@@ -14,7 +14,7 @@ PARTS = {"hidden": (GREEN, "hidden"), "attention": (BLUE, "attention"), "ffn": (
 
 
 class Bar(NamedTuple):
-    """One width of a submodel: where its bar stands (layer 1 is at 1), and its share of the full width."""
+    """One width of a submodel: the position of its bar (layer 1 is at 1), and its share of the full width."""
 
     part: str
     layer: int | None
@@ -54,7 +54,7 @@ def plot_widths(config: SubmodelConfig, full: SubmodelConfig, ax: "Axes | None" 
 def widths_svg(config: SubmodelConfig, full: SubmodelConfig, *, faded: bool = False) -> str:
     """The picture of `plot_widths` as inline SVG, made in well under a millisecond, for live redrawing.
 
-    There is room for text up to 24 units high, so that a narrow page may enlarge it.
+    There is room for text up to 24 units high, so a narrow page can enlarge it.
     """
     layers, top, high, left = len(config.attention), 34, 150, 62
     pitch = min(56.0, max(28.0, 660 / (layers + 1)))

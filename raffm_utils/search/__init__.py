@@ -1,6 +1,6 @@
 """Finding submodels: predicted accuracy, exact search inside a budget, successive halving, whole fleets.
 
-Chooses on validation examples only.
+All choices are made on validation examples.
 """
 
 from .exact import FrontPoint, best_submodel, best_submodels, highest_between, largest_submodel, pareto_front

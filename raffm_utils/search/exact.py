@@ -1,4 +1,4 @@
-"""Dynamic programming over the layers of one axis: the best way to every total width."""
+"""Exact search inside a budget: dynamic programming over the layers of each axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -43,7 +43,7 @@ class BestWays:
 
 
 def highest_between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Where `values` is highest in first..last-1, for each pair; 0 where that is empty. A sparse table of maxima."""
+    """The argmax of `values` over each range first..last-1, by a sparse table; 0 for empty ranges."""
     length = np.maximum(last - first, 1)
     levels = [np.arange(len(values))]
     while 2 ** len(levels) <= length.max():
@@ -63,14 +63,14 @@ DRAWS_PER_SUBMODEL = 10  # where the data leave little doubt, or little fits, dr
 
 
 class Predictor(Protocol):
-    """What searching needs of a predictor (see `AccuracyPredictor`)."""
+    """The interface that search needs (see `AccuracyPredictor`)."""
 
     @property
     def surface(self) -> Additive:
         """The score to maximise."""
 
     def plausible(self, rng: np.random.Generator) -> Additive:
-        """Another score that the same data might have given."""
+        """An alternative score that is consistent with the same data."""
 
     def predict(self, config: SubmodelConfig) -> Predicted:
         """A predicted accuracy with its interval."""
@@ -86,9 +86,13 @@ class FrontPoint:
 
 
 def best_submodel(space: ElasticSpace, predictor: Predictor, budget: Budget | None = None) -> SubmodelConfig:
-    """The submodel with the highest predicted accuracy of all inside `budget`, in milliseconds.
+    """The submodel with the highest predicted accuracy of all inside `budget`, found exactly, in milliseconds.
 
     Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
+
+    Example:
+        predictor = AccuracyPredictor.fit(read_sweep("sweep-validation.jsonl"), supernet.space)
+        config = best_submodel(supernet.space, predictor, Budget(max_parameters=12e6))
     """
     return _Search(space, predictor.surface).best_by_hidden(budget or Budget())[0]
 
@@ -98,9 +102,9 @@ def best_submodels(
 ) -> list[SubmodelConfig]:
     """Up to `number` different submodels worth measuring: the best one first, then ones that might be.
 
-    One half are the best at each hidden width, from the best of them on. The others are each the exact best by another
-    score that the same data might have given (Thompson sampling), and so differ where the predictor is in doubt.
-    Fewer come back where the doubt is small or little fits. Raises `InfeasibleBudget` when nothing does.
+    Half of them are the best at each hidden width, in order of predicted accuracy. The others are exact optima of
+    alternative scores that are consistent with the same data (Thompson sampling), so they differ where the predictor
+    is uncertain. Fewer are returned if there is little uncertainty or few fit. Raises `InfeasibleBudget` if none does.
     """
     if number < 1:
         raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
@@ -117,7 +121,7 @@ def best_submodels(
 def largest_submodel(
     space: ElasticSpace, budget: Budget | None = None, metric: str = "parameters", tokens: int | None = None
 ) -> SubmodelConfig:
-    """The submodel with the highest cost of all inside `budget`; of several, the one with the most even layers.
+    """The submodel with the highest cost of all inside `budget`; among equals, the one with the most even layers.
 
     Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
     """
@@ -136,7 +140,7 @@ def pareto_front(
 ) -> list[FrontPoint]:
     """The best submodels at up to `points` limits spread evenly over one cost, from small to large.
 
-    Each is the exact best under its limit. Limits at which nothing better comes within reach add no point.
+    Each is the exact best under its limit. A limit that brings no improvement adds no point.
     """
     _check_metric(metric)
     if points < 2:
@@ -158,7 +162,7 @@ class _Search:
         self._tables: dict[tuple[Axis, int], BestWays] = {}
 
     def best_by_hidden(self, budget: Budget) -> list[SubmodelConfig]:
-        """The best submodel at every hidden width at which any fits, the best of them first."""
+        """The best submodel at every hidden width at which one fits, sorted by score."""
         regions = [region for region in self.space.regions(budget) if region.size]
         if not regions:
             raise InfeasibleBudget(self.space.why_infeasible(budget))
@@ -194,7 +198,7 @@ class _Search:
 
 
 class _Size:
-    """A cost as a score; layers add less than the smallest step of it, and the more even they are, the more."""
+    """A cost as a score, plus a bonus for even layers that is smaller than any step of the cost."""
 
     def __init__(self, space: ElasticSpace, metric: str, tokens: int | None) -> None:
         space.reach(metric, tokens)  # raises where costs are not known

@@ -1,4 +1,4 @@
-"""A fleet of clients: the submodel that each class of devices gets, and how well the clients are served.
+"""Fleets of clients: a submodel for each class of devices, and how well the clients are served.
 
 Only the classes and their shares of the clients are needed; no client is simulated.
 """
@@ -24,11 +24,11 @@ def with_quota(
     tokens: int | None = None,
     shares: Mapping[str, float] = DEVICE_CAPS,
 ) -> tuple[DeviceClass, ...]:
-    """The same classes, each with the memory for a share of the full network, by the name of the class.
+    """The same classes, each with memory for a share of the full network, looked up by the name of the class.
 
-    A device has other things to do than to hold a model, and memory in gigabytes never limits a small network. The
-    shares given are those that the classes are taken to have trained with (an assumption). As in training, no quota
-    is below what the smallest submodel takes: weights, and peak activations of one example.
+    A device cannot spend all of its memory on a model, and gigabytes would never limit a small network. The default
+    shares are the assumed sizes that the classes trained with. As in training, no quota is below the needs of the
+    smallest submodel: its weights, and the peak activations of one example.
     """
     fleet, costs = tuple(fleet), (supernet.cost(c, tokens) for c in (supernet.space.smallest(), supernet.full))
     least, full = (cost.weight_bytes + (cost.peak_activation_bytes or 0) for cost in costs)
@@ -50,10 +50,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the devices of one class get.
+    """The submodel assigned to one class of devices.
 
-    Without a `config`, `note` says what the smallest submodel would need; else it is that of the prediction.
-
+    Without a `config`, `note` says what the smallest submodel would need; otherwise it is the note of the prediction.
     `predicted` has the predictor's interval (90 %), `measured` that of the sweep (95 %, Wilson).
     """
 
@@ -71,7 +70,7 @@ class Assignment:
 
     @property
     def latency_ms(self) -> float | None:
-        """What one example takes at the class's MACs per second."""
+        """Milliseconds for one example at the class's MACs per second."""
         return None if self.cost is None else 1000 * (self.cost.macs or 0) / self.device.macs_per_second
 
 
@@ -89,7 +88,7 @@ class FleetPlan:
 
     @property
     def coverage(self) -> float:
-        """The share of the clients that have a submodel."""
+        """The share of clients that have a submodel."""
         return float(sum(a.device.share for a in self.served))
 
     @property
@@ -98,10 +97,10 @@ class FleetPlan:
         return list(dict.fromkeys(a.config for a in self.served if a.config is not None))
 
     def mean(self, *, measured: bool = False) -> Estimate | None:
-        """The mean accuracy over the clients that have a submodel; None where there is none, or one not `measured`.
+        """The mean accuracy over the clients that have a submodel; None if there is none, or one is not `measured`.
 
-        All submodels are predicted by the same predictor, or measured on the same examples, so their errors may
-        go together: low and high are the means of the lows and highs, which is wide enough in any case.
+        All submodels share one predictor, or one set of examples, so their errors may be correlated: low and high
+        are the means of the lows and highs, which is conservative.
         """
         found = _accuracies(self, measured)
         if not found:
@@ -128,7 +127,7 @@ class FleetPlan:
         """
         rows = list(rows)
         if strange := {row.fingerprint for row in rows} - {self.fingerprint}:
-            raise FleetError(f"rows of other weights ({', '.join(strange)}, not {self.fingerprint}): sweep these anew")
+            raise FleetError(f"rows of other weights ({', '.join(strange)}, not {self.fingerprint}): sweep these again")
         if len(places := {(row.dataset, row.split, row.data_fingerprint) for row in rows}) > 1:
             named = ", ".join(sorted({f"{dataset}/{split}" for dataset, split, _ in places}))
             raise FleetError(f"rows of {len(places)} sets of examples ({named}) do not compare: give those of one")
@@ -151,10 +150,15 @@ class FleetPlan:
 def plan_fleet(
     supernet: Supernet, predictor: AccuracyPredictor, fleet: Sequence[DeviceClass], tokens: int | None = None
 ) -> FleetPlan:
-    """For every class, the submodel of the largest predicted accuracy among those that fit its memory and latency.
+    """For every class, find the submodel with the highest predicted accuracy that fits its memory and latency.
 
-    Weights and activations share the memory. A few ways to divide it are tried, so that what stays unused by this
-    is at most a quarter of the difference between the largest and the smallest peak activations of the space.
+    Weights and activations share the memory. Several ways to divide it are tried; at most a quarter of the difference
+    between the largest and the smallest peak activations of the space remains unused.
+
+    Example:
+        fleet = with_quota(FLEETS["large"], supernet)
+        plan = plan_fleet(supernet, predictor, fleet)
+        print(plan.summary())
     """
     if not fleet or len({device.name for device in fleet}) < len(fleet):
         raise FleetError(f"classes {[device.name for device in fleet]}: give at least one, each once")
@@ -196,7 +200,7 @@ def _fits(assignment: Assignment) -> bool:
 
 
 def _accuracies(plan: FleetPlan, measured: bool) -> list[tuple[DeviceClass, Estimate]]:
-    """Of every class that has a submodel; nothing when one of them has not been measured."""
+    """The accuracy of every class that has a submodel; empty if one of them has not been measured."""
     found = [(a.device, a.measured if measured else a.predicted) for a in plan.served]
     return (
         [(device, Estimate(v.accuracy, v.low, v.high)) for device, v in found if v] if all(v for _, v in found) else []

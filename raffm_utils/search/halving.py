@@ -1,4 +1,4 @@
-"""Choosing among a few submodels by measuring them on validation examples, most of all those that do well."""
+"""Successive halving: choose among a few submodels by measuring them, the promising ones on more examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Selection:
-    """Every rung of a choice. Accuracies of the chosen one are of examples that chose it: test it on others."""
+    """All rungs of a choice. The winner's accuracy is biased, since it was chosen by it: test on other examples."""
 
     rungs: tuple[Rung, ...]
 
@@ -56,7 +56,7 @@ class Selection:
 
     @property
     def measured(self) -> int:
-        """How often a submodel was run on an example."""
+        """The number of pairs of submodel and example that were evaluated."""
         before = (0, *(rung.examples for rung in self.rungs))
         return sum(len(rung.candidates) * (rung.examples - old) for rung, old in zip(self.rungs, before, strict=False))
 
@@ -71,12 +71,17 @@ def choose(
     rng: np.random.Generator | None = None,
     progress: bool = True,
 ) -> Selection:
-    """The best of a few submodels, by successive halving (Karnin et al. 2013) on validation examples.
+    """Choose the best of a few submodels by successive halving (Karnin et al. 2013) on validation examples.
 
-    In every rung the worse half is left out and those that stay see twice as many examples, in the end
-    `examples` (by default all of `data`). All in a rung see the same ones, and none is run twice: choosing one of
-    16 costs as much as measuring 5 in full. Of equal accuracies the lower loss wins. `rng` puts the examples in
-    order. Raises `DataError` for the test split, which must not choose.
+    Each rung drops the worse half and doubles the number of examples, up to `examples` (by default all of `data`).
+    All submodels in a rung see the same examples, and results carry over: choosing one of 16 costs as much as
+    measuring 5 in full. Ties are broken by the lower loss. `rng` shuffles the examples. Raises `DataError` for
+    the test split, which must not be used for choosing.
+
+    Example:
+        data = load_split("fashion_mnist", "validation", processor=supernet.processor)
+        selection = choose(supernet, best_submodels(supernet.space, predictor, budget, 8, rng), data)
+        model = supernet.extract(selection.config)
     """
     from tqdm.auto import tqdm
 
@@ -102,7 +107,7 @@ def choose(
 
 
 def _plan(number: int, data: "Split", examples: int | None, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
-    """The order of the examples, and how many of them each rung has seen at its end."""
+    """The order of the examples, and the cumulative number of them after each rung."""
     if data.split == "test":
         raise DataError(
             f"{data.name}/test cannot choose a submodel, or it will look better there than it is: choose by "

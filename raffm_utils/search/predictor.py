@@ -1,4 +1,4 @@
-"""Predicted accuracy of submodels that were never measured, with an interval that says how far to trust it."""
+"""Predicted accuracy, with an interval, of submodels that were never measured."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ MIN_ROWS = 30
 class Predicted:
     """A predicted accuracy with its 90 % prediction interval, all three from 0 to 1.
 
-    The interval is for what measuring the submodel on the same validation examples would give. `note` says when
-    the submodel lies outside the data that the predictor was fitted to, where neither holds; else it is empty.
+    The interval is for a measurement of the submodel on the same validation examples. `note` warns when the
+    submodel lies outside the data that the predictor was fitted to, where neither is reliable; else it is empty.
     """
 
     accuracy: float
@@ -35,7 +35,7 @@ class HeldOut:
     """How well submodels are predicted by a predictor that has not seen them (10-fold cross-validation).
 
     `rmse` is in accuracy from 0 to 1, to be compared with `spread`, the error of always predicting the mean.
-    `kendall_tau` is the mean over the tenths: across them even a constant prediction would seem to rank, in reverse.
+    `kendall_tau` is the mean over the folds: pooled, even a constant prediction would seem to rank in reverse.
     `coverage` is the share of 90 % intervals that hold the measured accuracy. The arrays have one entry for each row.
     """
 
@@ -92,18 +92,18 @@ class AccuracyPredictor:
         return predictor
 
     def predict(self, config: SubmodelConfig) -> Predicted:
-        """The accuracy that measuring a submodel on the validation examples would give, about."""
+        """Predict the accuracy that a submodel would have on the validation examples."""
         matrix = self.surface.terms.row(config)[None]
         accuracy, low, high = (float(values[0]) for values in self._intervals(matrix))
         return Predicted(accuracy, low, high, self._note(config, float(self.surface.leverage(matrix)[0])))
 
     def plausible(self, rng: np.random.Generator) -> Surface:
-        """Another score that the same data might have given, for finding submodels worth measuring."""
+        """An alternative score, consistent with the same data, to find submodels worth measuring."""
         return self.surface.draw(rng)
 
     @cached_property
     def held_out(self) -> HeldOut:
-        """A test of the whole predictor, intervals included: each tenth predicted from the rest (a few seconds)."""
+        """Cross-validate the predictor and its intervals: each tenth is predicted from the rest (a few seconds)."""
         from scipy.stats import kendalltau
 
         predicted, low, high = found = np.empty((3, self.submodels))

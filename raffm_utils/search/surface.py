@@ -1,7 +1,7 @@
 """Accuracy as a sum of terms that dynamic programming can maximise exactly, fitted by ridge regression.
 
 At a given hidden width the sum has one term for the total attention width, one for the total FFN width, and one
-for each width of each layer. The totals carry curvature and change with the hidden width; the layers tell apart
+for each width of each layer. The totals carry curvature and interact with the hidden width; the layers distinguish
 submodels of equal totals.
 """
 
@@ -34,11 +34,11 @@ class Additive(Protocol):
 
 
 class Terms:
-    """How submodels are described: by widths scaled to -1 (narrowest of the space) to 1 (widest), and their products.
+    """The features of a submodel: widths scaled to -1 (narrowest in the space) to 1 (widest), and their products.
 
     Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`; for every layer
-    its attention width less `a`, its FFN width less `f`; the same of squares. Beyond what was measured, `h`, `a` and
-    `f` stop: a square has no meaning there.
+    its attention width less `a`, its FFN width less `f`; the same of squares. Beyond the measured range,
+    `h`, `a` and `f` are clipped: a square would be meaningless there.
     """
 
     def __init__(self, space: ElasticSpace, measured: Sequence[SubmodelConfig]) -> None:
@@ -68,7 +68,7 @@ class Terms:
         return float(_scaled(min(max(width, self.narrowest), self.widest), self._hidden[-1], self._hidden[0]))
 
     def total(self, axis: Axis, hidden: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Total widths, scaled; and the same, but no further than was measured at about this hidden width."""
+        """Total widths, scaled; and the same, clipped to the range measured near this hidden width."""
         narrowest, widest = (sum(choices[side] for choices in self._choices[axis]) for side in (-1, 0))
         within = np.clip(totals, *self.edges(axis, hidden))
         return _scaled(totals, narrowest, widest), _scaled(within, narrowest, widest)
@@ -128,7 +128,7 @@ class Surface:
 
 
 class FittedSurface(Surface):
-    """A surface fitted to measured accuracies by ridge regression, with what is needed to say how sure it is.
+    """A surface fitted to measured accuracies by ridge regression, and what its uncertainty follows from.
 
     The penalty, and the weight of single layers, are those with the least leave-one-out error.
     """
@@ -149,7 +149,7 @@ class FittedSurface(Surface):
         super().__init__(terms, coefficients, float(self._ridge.intercept_))
 
     def leverage(self, matrix: np.ndarray) -> np.ndarray:
-        """How far each row lies from the submodels that were fitted, by all of its columns alike."""
+        """How far each row lies from the fitted submodels, over all of its columns."""
         centred = matrix - self._mean
         return 1 / len(self._matrix) + np.einsum("ij,jk,ik->i", centred, self._design, centred)
 
@@ -158,7 +158,7 @@ class FittedSurface(Surface):
         return _covariance(self._matrix, 1.0)
 
     def draw(self, rng: np.random.Generator) -> Surface:
-        """Another surface that the same data might have given: a draw from the posterior of ridge regression."""
+        """A draw from the posterior of ridge regression: another surface consistent with the data."""
         noise = np.sqrt(-self._ridge.best_score_)
         factor = np.linalg.cholesky(self._covariance)
         moved = noise * (factor @ rng.standard_normal(len(factor))) * self._weights

@@ -1,4 +1,4 @@
-"""What an axis table consists of, and how it applies to a concrete network."""
+"""The building blocks of an axis table, and how a table applies to a concrete network."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ class Axis(StrEnum):
 
 
 class Use(StrEnum):
-    """How often the matrix product of a weight is applied to one example: what its MACs are counted by."""
+    """How often the matrix product of a weight runs per example, which decides its MACs."""
 
     TOKEN = "token"
     PATCH = "patch"
@@ -31,7 +31,7 @@ class Use(StrEnum):
 
 
 class Role(StrEnum):
-    """Which of the two products inside an attention head a parameter takes part in.
+    """The product inside an attention head that a parameter belongs to.
 
     Q and K may be reordered together, V and O together, independently of each other.
     """
@@ -91,10 +91,10 @@ class Parameter:
 
 
 class Live(NamedTuple):
-    """One moment in a layer: how many values of each width are alive for every token, weights left out.
+    """One moment in a layer: how many values of each width are in memory per token, weights excluded.
 
-    Counted in the first layer; all later ones also keep the output of the embeddings, one hidden width more.
-    The peak of a network is the largest of all moments of all layers.
+    Counts are for the first layer; later layers also hold the output of the embeddings, one more hidden width.
+    The peak of a network is the largest moment of any layer.
     """
 
     hidden: int
@@ -127,8 +127,13 @@ class Family:
         return self.auto_class == "AutoModelForImageClassification"
 
     @property
+    def classifier(self) -> str:
+        """The module that gives the logits, a linear layer: the last row of the table."""
+        return self.rows[-1].name.rpartition(".")[0]
+
+    @property
     def size_metric(self) -> str:
-        """The size on the axis of the published figures: of text models without their look-up tables."""
+        """The size shown in figures, as published: for text models, parameters without the look-up tables."""
         return "parameters" if self.is_image else "encoder_parameters"
 
     @cached_property
@@ -150,12 +155,12 @@ class Family:
         return (height // patch_height) * (width // patch_width)
 
     def positions(self, config: Any) -> int:
-        """The longest text that a text model takes, in tokens, special ones included."""
+        """The longest text that a text model accepts, in tokens, special tokens included."""
         unused = config.pad_token_id + 1 if self.counts_positions_from_padding else 0
         return int(config.max_position_embeddings) - unused
 
     def parameters(self, model: nn.Module) -> tuple[Parameter, ...]:
-        """The axis table applied to a network: one entry for every parameter it has."""
+        """Apply the axis table to a network: one entry for each of its parameters."""
         return tuple(self._parameter(name, tuple(p.shape)) for name, p in model.named_parameters())
 
     def _parameter(self, name: str, shape: tuple[int, ...]) -> Parameter:
@@ -171,7 +176,13 @@ class Family:
 
 @dataclass(frozen=True)
 class SubmodelConfig:
-    """The widths of one submodel: one hidden width, and attention and FFN widths for every layer."""
+    """The widths of one submodel: one hidden width, and attention and FFN widths for every layer.
+
+    Example:
+        >>> config = SubmodelConfig(hidden=48, attention=(48, 32), ffn=(64, 40))
+        >>> SubmodelConfig.from_arc(config.to_arc()) == config
+        True
+    """
 
     hidden: int
     attention: tuple[int, ...]

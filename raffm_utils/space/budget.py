@@ -1,9 +1,8 @@
-"""Budgets, and what counting needs to know of costs."""
+"""Budgets: joint limits on costs."""
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..errors import InfeasibleBudget
 
@@ -25,43 +24,16 @@ class Affine(NamedTuple):
         return self.base + self.per_attention * attention + self.per_ffn * ffn
 
 
-class Costs(Protocol):
-    """What a space needs to know of costs (see `cost.CostModel`)."""
-
-    def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str]) -> dict[str, Affine]:
-        """The named metrics as affine functions of the total widths; `latency_ms` in whole nanoseconds."""
-
-    def peak(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int | None) -> int:
-        """Bytes of activations alive at once, at most, while one example is computed."""
-
-    def within_peak(
-        self, hidden: int, attention: Choices, ffn: Choices, tokens: int | None, limit: int
-    ) -> tuple[Choices, Choices] | None:
-        """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none."""
-
-
-class Latency(Protocol):
-    """What a space and those who show it need to know of a latency model (see `latency_model.LatencyModel`)."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def tokens(self) -> int | None: ...
-    @property
-    def held_out_error(self) -> float: ...
-
-    def affine(self, hidden: int) -> Affine:
-        """Nanoseconds of one batch as an affine function of the total widths."""
-
-
 @dataclass(frozen=True)
 class Budget:
-    """Limits that hold together, both ends included.
+    """Joint limits on the costs of a submodel, bounds included; None means no limit.
 
     `tokens` is the sequence length that MACs and activations of a text model are counted at. Latencies need
-    `supernet.latency` and are kept to the nanosecond. Peak activations are explained at `Cost`.
+    `supernet.latency` and are exact to the nanosecond. `Cost` explains peak activations.
+
+    Example:
+        >>> Budget(max_parameters=12e6, max_macs=200e6).limits()
+        {'parameters': (None, 12000000), 'macs': (None, 200000000)}
     """
 
     max_parameters: float | None = None

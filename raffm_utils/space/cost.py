@@ -1,4 +1,4 @@
-"""Peak activation memory: in closed form, from the moments in the axis table, and measured."""
+"""What a submodel costs, in closed form: parameters, MACs, bytes, peak activations, latency."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,11 +7,12 @@ from functools import lru_cache
 
 from ..errors import ElasticSpaceError
 from .axes import Axis, Live, Parameter, SubmodelConfig, Use
-from .budget import LATENCY, METRICS, NS_PER_MS, Affine, Choices, Latency
+from .budget import LATENCY, METRICS, NS_PER_MS, Affine, Choices
+from .latency import AffineLatency
 
 
 class PeakActivation:
-    """Bytes of activations alive at once, in closed form."""
+    """Peak bytes of activations in memory at the same time, in closed form."""
 
     def __init__(self, live: tuple[Live, ...], bytes_per_value: int) -> None:
         self.live = live
@@ -29,9 +30,9 @@ class PeakActivation:
     def within(
         self, hidden: int, attention: Choices, ffn: Choices, tokens: int, limit: int
     ) -> tuple[Choices, Choices] | None:
-        """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none.
+        """The choices of every layer that keep the peak within `limit` bytes; None if some layer has none.
 
-        A moment holds attention or FFN values, never both: the two are limited apart.
+        A moment holds attention or FFN values, never both, so the two are limited separately.
         """
         values = limit // (tokens * self.bytes_per_value)
         kept = [
@@ -53,7 +54,7 @@ class PeakActivation:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a submodel costs; `macs` are multiply-accumulates of one example, None where no token count is known.
+    """The costs of a submodel; `macs` are multiply-accumulates per example, None if the token count is unknown.
 
     MACs count matrix products, convolution and attention, not norms, activations or softmax; one MAC is
     two FLOPs. `weight_bytes` is what the parameters take in memory at the supernet's precision.
@@ -94,13 +95,13 @@ class CostModel:
         self.patches = patches
         self.image_tokens = None if patches is None else patches + 1
         self.bytes_per_parameter = bytes_per_parameter
-        self.latency: Latency | None = None
+        self.latency: AffineLatency | None = None
         self._peak = PeakActivation(live, bytes_per_parameter)
         self._layers = len({p.layer for p in parameters} - {None})
         self._affine = lru_cache(maxsize=4096)(self._compute)
 
     def tokens(self, tokens: int | None) -> int:
-        """The token count that MACs are counted at: images have their own, whatever is asked; text needs one."""
+        """The token count used for MACs: the model's own for images; text models need one."""
         if self.image_tokens is not None:
             return self.image_tokens
         if tokens is None or tokens < 1:
@@ -147,7 +148,7 @@ class CostModel:
         )
 
     def macs(self, config: SubmodelConfig, tokens: int) -> int:
-        """MACs of one example at any token count, that of an image model too, where patches are left out."""
+        """MACs of one example at any token count, also for image models that see only some of the patches."""
         return self._affine("macs", config.hidden, tokens)(sum(config.attention), sum(config.ffn))
 
     @property
@@ -156,7 +157,7 @@ class CostModel:
             raise ElasticSpaceError("peak_activation_bytes is not known: give CostModel the `live` of its family")
         return self._peak
 
-    def _latency(self, tokens: int | None) -> Latency:
+    def _latency(self, tokens: int | None) -> AffineLatency:
         if self.latency is None:
             raise ElasticSpaceError(
                 "latency_ms is not known before it is measured: set supernet.latency = LatencyModel.fit(supernet, ...)"

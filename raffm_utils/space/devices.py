@@ -27,10 +27,10 @@ SYSTEM_SETTINGS: Mapping[str, Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """Devices of one kind, and what they have for the model.
+    """Devices of one kind, and the resources they leave to the model.
 
-    `share` is the part of all clients, from 0 to 1. `memory_bytes` holds the weights and the activations of one
-    example; the operating system and the application are not to be counted in. `macs_per_second` is what the
+    `share` is the fraction of all clients, from 0 to 1. `memory_bytes` is for the weights and the activations of
+    one example, without the operating system and the application. `macs_per_second` is what the
     device sustains on such a network, not its peak; `latency_ms` is the most that one example may take.
     """
 
@@ -49,11 +49,11 @@ class DeviceClass:
 
     @property
     def max_macs(self) -> float:
-        """The MACs that one example may take."""
+        """The most MACs that one example may need."""
         return self.macs_per_second * self.latency_ms / 1000
 
     def budget(self, activation_bytes: float, tokens: int | None = None) -> Budget:
-        """What fits when `activation_bytes` of the memory are set aside for activations, and the rest for weights."""
+        """The budget when `activation_bytes` of the memory are reserved for activations and the rest is for weights."""
         return Budget(
             max_macs=self.max_macs,
             max_weight_bytes=max(0.0, self.memory_bytes - activation_bytes),

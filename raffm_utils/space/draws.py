@@ -1,4 +1,4 @@
-"""Submodels of a wanted size: spread over a cost or over widths, near a share of the whole or a limit."""
+"""Draws of submodels by size: spread over a cost or over widths, or close to a share or a limit."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -27,8 +27,8 @@ def sample_between(
 ) -> SubmodelConfig:
     """A submodel drawn uniformly among those whose cost lies between two values.
 
-    Where there is none, the interval grows on both sides until it holds some; with `never_above` it grows downwards
-    only. Raises `InfeasibleBudget` when even the smallest submodel lies above.
+    An interval without submodels is widened on both sides until it holds some; with `never_above`, only
+    downwards. Raises `InfeasibleBudget` when even the smallest submodel lies above.
     """
     step = max(1, high - low if never_above else (high - low) // 2)
     while True:  # ends: the step doubles until the whole reach is covered
@@ -44,9 +44,9 @@ def sample_between(
 def spread_over_size(
     space: ElasticSpace, number: int, rng: np.random.Generator, metric: str = "parameters", tokens: int | None = None
 ) -> list[SubmodelConfig]:
-    """`number` submodels spread evenly over a cost, from small to large: one drawn uniformly in each equal part.
+    """Draw `number` submodels spread evenly over a cost, from small to large: one uniformly from each equal part.
 
-    A part of the range where no submodel lies is widened on both sides until it meets some.
+    A part of the range that holds no submodel is widened on both sides until it does.
     """
     if number < 1 or metric not in METRICS:
         raise ElasticSpaceError(f"number={number}, metric={metric!r}: give at least 1, and one of {', '.join(METRICS)}")
@@ -56,7 +56,7 @@ def spread_over_size(
 
 
 def near_share(space: ElasticSpace, share: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
-    """A random submodel of about `share` of the full network's cost, and not above it; the smallest below the reach."""
+    """Draw a submodel that costs about, and at most, `share` of the full network; the smallest if none does."""
     smallest, largest = space.reach(metric, SIZE_TOKENS)
     if share >= 1:
         return space.largest()
@@ -67,7 +67,7 @@ def near_share(space: ElasticSpace, share: float, metric: str, rng: np.random.Ge
 
 
 def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
-    """Up to `number` different submodels inside a budget, as near its limits as some lie; the largest if it fits."""
+    """Draw up to `number` different submodels just inside a budget; only the largest if that one fits."""
     tight = budget
     for metric in (*METRICS, LATENCY):
         high = getattr(budget, f"max_{metric}")
@@ -81,9 +81,9 @@ def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.ran
 
 
 def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
-    """`number` submodels to learn from: hidden width, total attention and total FFN width each spread evenly.
+    """Draw `number` submodels to fit a predictor to: hidden width and both total widths are each spread evenly.
 
-    Uniform draws have nearly the same totals everywhere, and a predictor knows nothing of what it never saw. The three
+    Uniform draws nearly all have similar totals, so a predictor would know little beyond those. The three
     form a Latin hypercube; the layers are drawn uniformly among all that have these totals.
     """
     if number < 1:

@@ -1,4 +1,8 @@
-"""Exact one-dimensional counts of width totals, and exactly uniform draws from them."""
+"""Elastic spaces: exact counts inside budgets, and exactly uniform draws.
+
+For a given hidden width every cost is affine in the total attention width and the total FFN width. A
+budget therefore sees three numbers only, and counting reduces to one-dimensional counts over the layers (`Totals`).
+"""
 
 import math
 from bisect import bisect_right
@@ -11,11 +15,12 @@ import numpy as np
 
 from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
-from .budget import LATENCY, NS_PER_MS, PEAK, Budget, Choices, Costs
+from .budget import LATENCY, NS_PER_MS, PEAK, Budget, Choices
+from .cost import CostModel
 
 
 class Totals:
-    """How many ways there are to reach every total width, with the partial counts to walk back from."""
+    """The number of ways to reach every total width, with the partial counts that draws walk back through."""
 
     def __init__(self, choices: Sequence[Sequence[int]]) -> None:
         self.choices = choices
@@ -50,16 +55,16 @@ class Totals:
 
 @lru_cache(maxsize=256)
 def totals(choices: tuple[tuple[int, ...], ...]) -> Totals:
-    """The totals of these choices; kept, because budgets often restrict layers to the same few sets."""
+    """The totals of these choices, cached: budgets often restrict layers to the same few sets."""
     return Totals(choices)
 
 
 def span(
     values: np.ndarray, spent: np.ndarray, per_value: int, low: int | None, high: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For every amount spent already, which of the rising `values` at a price each stay within low..high.
+    """For each amount already spent, the range of `values` (ascending) whose price keeps the sum within low..high.
 
-    They are numbers first..last-1; both ends of the limits are included.
+    Returns first and last, where values[first:last] fit; both limits are inclusive.
     """
     first, last = np.zeros(len(spent), dtype=np.int64), np.full(len(spent), len(values), dtype=np.int64)
     if high is not None:
@@ -89,11 +94,11 @@ def pick(weights: Iterable[int], rng: np.random.Generator) -> int:
 
 
 class Region(NamedTuple):
-    """All that fits a budget at one hidden width: for every attention total, FFN totals first..last-1.
+    """The submodels inside a budget at one hidden width: for every attention total, FFN totals first..last-1.
 
     `attention` and `ffn` count the ways to each total; `ways` is their product summed over the FFN totals that
-    fit, for every attention total, and `size` the sum of that. Under a limit on peak activations, which each
-    layer has to keep for itself, they count only the choices that keep it.
+    fit, for every attention total, and `size` the sum of that. A limit on peak activations applies to each
+    layer separately; then only the choices that meet it are counted.
     """
 
     hidden: int
@@ -115,7 +120,7 @@ class ElasticSpace:
     hidden: tuple[int, ...]
     attention: tuple[tuple[int, ...], ...]
     ffn: tuple[tuple[int, ...], ...]
-    costs: Costs | None = field(default=None, compare=False, repr=False)
+    costs: CostModel | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for axis, groups in (("hidden", (self.hidden,)), ("attention", self.attention), ("ffn", self.ffn)):
@@ -142,7 +147,7 @@ class ElasticSpace:
         )
 
     def smallest(self) -> SubmodelConfig:
-        """The narrowest submodel: the least of every cost."""
+        """The narrowest submodel, which has the lowest value of every cost."""
         attention, ffn = (tuple(c[-1] for c in axis) for axis in (self.attention, self.ffn))
         return SubmodelConfig(self.hidden[-1], attention, ffn)
 
@@ -152,13 +157,23 @@ class ElasticSpace:
         return SubmodelConfig(self.hidden[0], attention, ffn)
 
     def count(self, budget: Budget | None = None) -> int:
-        """The exact number of submodels, or of those inside `budget`: 0 when none fits."""
+        """The exact number of submodels, or of those inside `budget`; 0 when none fits.
+
+        Example:
+            >>> ElasticSpace((48, 36), ((48, 32),) * 3, ((64, 40),) * 3).count()
+            128
+        """
         return sum(part.size for part in self.regions(budget or Budget()))
 
     def sample(self, budget: Budget | None, rng: np.random.Generator) -> SubmodelConfig:
-        """A submodel drawn uniformly among all that lie inside `budget`.
+        """Draw a submodel uniformly from all that lie inside `budget`; None means the whole space.
 
-        Raises `InfeasibleBudget`, with the reachable range, when there is none.
+        Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
+
+        Example:
+            >>> space = ElasticSpace((48, 36), ((48, 32),) * 3, ((64, 40),) * 3)
+            >>> space.sample(None, np.random.default_rng(0)) in space
+            True
         """
         budget = budget or Budget()
         regions = self.regions(budget)
@@ -175,12 +190,12 @@ class ElasticSpace:
         return self.cost_of(self.smallest(), metric, tokens), self.cost_of(self.largest(), metric, tokens)
 
     def cost_of(self, config: SubmodelConfig, metric: str, tokens: int | None = None) -> float:
-        """One cost of one submodel, in closed form: a whole number, but for `latency_ms`."""
+        """One cost of one submodel, in closed form; an integer except for `latency_ms`."""
         whole = self._whole_cost(config, metric, tokens)
         return whole / NS_PER_MS if metric == LATENCY else whole
 
     def fits(self, config: SubmodelConfig, budget: Budget) -> bool:
-        """Whether a submodel keeps all limits, whether or not it is in this space."""
+        """Whether a submodel meets all limits; it need not belong to this space."""
         for metric, (low, high) in budget.limits().items():
             cost = self._whole_cost(config, metric, budget.tokens)
             if (low is not None and cost < low) or (high is not None and cost > high):
@@ -194,13 +209,13 @@ class ElasticSpace:
         return affine(sum(config.attention), sum(config.ffn))
 
     @property
-    def _known_costs(self) -> Costs:
+    def _known_costs(self) -> CostModel:
         if self.costs is None:
             raise ElasticSpaceError("this space knows no costs, so it cannot be limited: use the one of a Supernet")
         return self.costs
 
     def regions(self, budget: Budget) -> list[Region]:
-        """What fits `budget`, for each hidden width from the largest; regions may be empty."""
+        """What fits `budget`, for each hidden width in descending order; regions may be empty."""
         limits = budget.limits()
         _, peak = limits.pop(PEAK, (None, None))
         kept: tuple[Choices, Choices] | None = (self.attention, self.ffn)
@@ -223,7 +238,7 @@ class ElasticSpace:
         return regions
 
     def why_infeasible(self, budget: Budget) -> str:
-        """What to change in a budget that nothing fits, and what can be reached."""
+        """Explain why nothing fits a budget: which limit to change, and the range the space can reach."""
         faults, reaches = [], []
         for metric, limits in budget.limits().items():
             smallest, largest = self.reach(metric, budget.tokens)
@@ -241,5 +256,5 @@ class ElasticSpace:
 
 
 def _text(value: float) -> str:
-    """A number with all that counts: milliseconds down to the nanosecond."""
+    """A number without trailing zeros, milliseconds down to the nanosecond."""
     return f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import DeploymentError, ElasticSpaceError
+from ..errors import CheckpointError, ElasticSpaceError
 from .axes import Axis, Family, Live, Role, Row, Use
 
 H, F = Axis.HIDDEN, Axis.FFN
@@ -37,7 +37,7 @@ def _norm(name: str) -> tuple[Row, ...]:
 
 
 def _bert_encoder(prefix: str) -> tuple[Row, ...]:
-    """All but the head; RoBERTa's encoder has the same parts under its own prefix."""
+    """The rows of everything but the head; RoBERTa's encoder has the same parts under another prefix."""
     embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{layer}}"
     return (
         Row(f"{embeddings}.word_embeddings.weight", (None, H), table=True),
@@ -141,18 +141,23 @@ DISTILBERT = Family(
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (VIT, BERT, ROBERTA, DISTILBERT)}
 
 
-def family_of(model: PreTrainedModel) -> Family:
-    """The axis table of a model; raises `DeploymentError` when there is none."""
-    if (family := FAMILIES.get(str(model.config.model_type))) is None:
-        raise DeploymentError(f"model_type={model.config.model_type!r}: give what supernet.extract returns")
+def family_of(model_type: Any, where: str = "") -> Family:
+    """The axis table of a model type; raises `CheckpointError`, naming the file `where`, if there is none."""
+    if (family := FAMILIES.get(str(model_type))) is None:
+        raise CheckpointError(
+            f"{where and f'{where}: '}model_type={model_type!r}: known are {', '.join(FAMILIES)}; "
+            "add an axis table to raffm_utils/space/families.py for another"
+        )
     return family
 
 
-def example_inputs(model: PreTrainedModel, batch_size: int, tokens: int | None) -> dict[str, torch.Tensor]:
-    """Random inputs of the right shape; texts fill `tokens` tokens and hold no padding."""
+def example_inputs(
+    model: PreTrainedModel, batch_size: int, tokens: int | None, padding: int = 0
+) -> dict[str, torch.Tensor]:
+    """Reproducible random inputs; texts have `tokens` tokens, of which the first text uses `padding` fewer."""
     at_least_1(batch_size=batch_size)
     config: Any = model.config
-    family, generator = FAMILIES[config.model_type], torch.Generator().manual_seed(0)
+    family, generator = family_of(config.model_type), torch.Generator().manual_seed(0)
     if family.is_image:
         size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
         pixels = torch.randn(batch_size, config.num_channels, *size, generator=generator)
@@ -161,11 +166,13 @@ def example_inputs(model: PreTrainedModel, batch_size: int, tokens: int | None) 
         raise ElasticSpaceError(f"tokens={tokens}: a text model is timed at 1 to {family.positions(config)} tokens")
     ids = torch.randint(config.vocab_size - 1, (batch_size, tokens), generator=generator)
     ids += ids >= (config.pad_token_id or 0)  # any token but the padding
-    ids = ids.to(model.device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    mask = torch.ones_like(ids)
+    mask[0, tokens - padding :] = 0
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
 
 def at_least_1(**values: int) -> int:
+    """Return the single value given by keyword; raises `ElasticSpaceError` if it is below 1."""
     ((name, value),) = values.items()
     if value < 1:
         raise ElasticSpaceError(f"{name}={value}: give at least 1")

@@ -3,6 +3,6 @@
 `spec` reads `elastic_space.json`, `checkpoints` reads and writes folders, `supernet` extracts and reorders.
 """
 
-from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, resolve
+from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, quiet, resolve
 from .spec import CONTIGUOUS, PER_HEAD, ElasticSpec
 from .supernet import Group, Supernet, group

@@ -1,11 +1,13 @@
 """Checkpoint folders: finding them, reading them safely, writing and fingerprinting them."""
 
 import hashlib
+import io
 import json
+import logging
 import pickle
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError
-from ..files import REPOSITORY
+from ..files import REPOSITORY, staged
 from ..hub import download
-from ..space import FAMILIES, Family
+from ..space import Family, family_of
 from .spec import ElasticSpec
 
 BUNDLED_FOLDER = REPOSITORY / "checkpoints"
@@ -69,14 +71,9 @@ def load_spec(folder: Path) -> ElasticSpec:
 
 
 def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
-    """The full network of a checkpoint folder, in float32, and its family; nothing in the folder is run."""
+    """Load the full network of a checkpoint folder in float32, and its family; no code in the folder is run."""
     content = read_config(folder)
-    family = FAMILIES.get(str(content.get("model_type")))
-    if family is None:
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE}: model_type={content.get('model_type')!r}: known are {', '.join(FAMILIES)}; "
-            "add an axis table to raffm_utils/space/families.py for another"
-        )
+    family = family_of(content.get("model_type"), str(folder / CONFIG_FILE))
     path = weights_path(folder)
     tensors = read_weights(path)
     for key in ("auto_map", "dtype", "torch_dtype"):
@@ -85,9 +82,9 @@ def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
     kwargs |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         config = transformers.AutoConfig.for_model(**content)
-        model_class = getattr(transformers, family.auto_class)._model_mapping[type(config)]
-        with quiet():
-            model, report = model_class.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
+        network = model_class(family, config)
+        with quiet("transformers"):
+            model, report = network.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(f"{folder / CONFIG_FILE}: no network can be built ({reason}): fetch it again") from error
@@ -104,23 +101,32 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path}: {fault} tensors: {shown}: it does not fit config.json; fetch both again")
 
 
+def model_class(family: Family, config: Any) -> Any:
+    """The model class for this configuration."""
+    return getattr(transformers, family.auto_class)._model_mapping[type(config)]
+
+
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Loading prints a report that we raise as an error instead; saving shows a bar for a single file."""
-    level, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
+def quiet(name: str) -> Iterator[None]:
+    """Silence warnings, prints, progress bars, and everything below an error from the logger of this name.
+
+    Exporters report internals on all of these channels; problems with loading are raised as errors instead.
+    """
+    logger, bar = logging.getLogger(name), transformers.logging.is_progress_bar_enabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     transformers.logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
             yield
     finally:
-        transformers.logging.set_verbosity(level)
+        logger.setLevel(level)
         if bar:
             transformers.logging.enable_progress_bar()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a folder; raises `CheckpointError` when there is none or it is no object."""
+    """The `config.json` of a folder; raises `CheckpointError` if it is missing or not a JSON object."""
     path = folder / CONFIG_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -142,7 +148,7 @@ def weights_path(folder: Path) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file, all of them finite; nothing in the file is run."""
+    """Read the tensors of a weight file, all of them finite; no code in the file is run."""
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else _read_bin(path)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -188,7 +194,7 @@ def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def load_processor(folder: Path, family: Family, config: Any) -> Any:
     """The image processor or tokenizer of a folder; images are processed without torchvision.
 
-    A tokenizer cuts what is longer than the network of this `config` has positions for.
+    A tokenizer truncates text to the number of positions in `config`.
     """
     try:
         if family.is_image:
@@ -218,12 +224,15 @@ def fingerprint(model: nn.Module, spec: ElasticSpec) -> str:
 
 
 def save(folder: Path, model: PreTrainedModel, spec: ElasticSpec, processor: Any, dtype: torch.dtype) -> None:
-    """Write a checkpoint folder that `load_model` and `load_spec` read back."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint folder that `load_model` and `load_spec` can read, replacing an earlier checkpoint there.
+
+    Raises `CheckpointError`, and leaves `folder` unchanged, if it cannot be written or holds something else.
+    """
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(dtype).split(".")[-1]}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHT_FILES[0], metadata={"format": "pt"})
-    (folder / SPACE_FILE).write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="utf-8")
-    if processor is not None:
-        processor.save_pretrained(folder)
+    with staged(folder, error=CheckpointError, replaced=CONFIG_FILE) as part:
+        (part / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(tensors, part / WEIGHT_FILES[0], metadata={"format": "pt"})
+        (part / SPACE_FILE).write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="utf-8")
+        if processor is not None:
+            processor.save_pretrained(part)

@@ -1,4 +1,4 @@
-"""Reading `elastic_space.json`, as published and as ours: every fault is named before any work is done."""
+"""Reads `elastic_space.json`, published files and our own; errors are reported before any work is done."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ElasticSpaceError
-from ..space import Costs, ElasticSpace
+from ..space import CostModel, ElasticSpace
 
 PER_HEAD, CONTIGUOUS = "per_head", "contiguous"
 ATTENTION_KEY, FFN_KEY, HIDDEN_KEY = "atten_out_space", "inter_hidden_space", "residual_hidden_space"
@@ -52,7 +52,7 @@ class ElasticSpec:
 
     @classmethod
     def from_file(cls, path: Path) -> "ElasticSpec":
-        """Read a file; raises `ElasticSpaceError` when it is no JSON."""
+        """Read a file; raises `ElasticSpaceError` if it is not JSON."""
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
         except (ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ class ElasticSpec:
 
     @property
     def dataset(self) -> str:
-        """The data that the checkpoint was trained on; raises `CheckpointError` when the file does not say."""
+        """The data that the checkpoint was trained on; raises `CheckpointError` if the file does not name it."""
         if not isinstance(name := self.provenance.get("dataset"), str):
             raise CheckpointError(
                 f"{self.source}: does not say what data the checkpoint was trained on: "
@@ -69,12 +69,12 @@ class ElasticSpec:
         return name
 
     def to_json(self) -> dict[str, Any]:
-        """The object to write; inverse of `from_json` once through JSON, which has no tuples."""
+        """The object to write; inverse of `from_json` after a pass through JSON, which turns tuples into lists."""
         keys = {ATTENTION_KEY: self.attention, FFN_KEY: self.ffn, HIDDEN_KEY: self.hidden}
         spaces = {key: value for key, value in keys.items() if value is not None}
         return {**spaces, "head_slicing": self.head_slicing, "provenance": dict(self.provenance)}
 
-    def space(self, layers: int, heads: int, hidden: int, ffn: int, costs: Costs | None = None) -> ElasticSpace:
+    def space(self, layers: int, heads: int, hidden: int, ffn: int, costs: CostModel | None = None) -> ElasticSpace:
         """The space of a network with these full widths; raises `ElasticSpaceError` when it does not fit."""
         return ElasticSpace(
             self._fit(HIDDEN_KEY, self.hidden, 1, hidden, 1)[0],

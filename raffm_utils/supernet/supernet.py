@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, ElasticSpaceError
-from ..space import Axis, Cost, CostModel, ElasticSpace, Family, Latency, Parameter, Role, SubmodelConfig
+from ..space import AffineLatency, Axis, Cost, CostModel, ElasticSpace, Family, Parameter, Role, SubmodelConfig
 from . import checkpoints
 from .spec import PER_HEAD, ElasticSpec
 
@@ -50,6 +50,11 @@ class Supernet:
         Weights are read as float32 from safetensors, or from a `.bin` that holds nothing executable.
         `attn_implementation="eager"` and the like pass through to the model's configuration. Raises
         `CheckpointError` or `ElasticSpaceError`, naming file, key, value and remedy.
+
+        Example:
+            >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
+            >>> supernet.layers, supernet.hidden
+            (12, 384)
         """
         folder = checkpoints.resolve(name)
         model, family = checkpoints.load_model(folder, **kwargs)
@@ -57,7 +62,7 @@ class Supernet:
 
     @property
     def name(self) -> str:
-        """The name of the checkpoint's folder, or of the model type when it was never on disk."""
+        """The name of the checkpoint's folder; the model type if it was not loaded from one."""
         return self.folder.name if self.folder else self.family.model_type
 
     @property
@@ -84,11 +89,16 @@ class Supernet:
 
     @property
     def slicing_heads(self) -> int | None:
-        """Heads to slice inside of, or None where the first rows are kept whatever their head."""
+        """The number of heads to slice within; None if the first rows are kept regardless of heads."""
         return self.heads if self.spec.head_slicing == PER_HEAD else None
 
     def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
         """All costs of one example, in closed form; no model is built.
+
+        Example:
+            >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
+            >>> supernet.cost(supernet.space.smallest()).macs
+            127902288
 
         `tokens` is the sequence length for text models; image models have their own.
         """
@@ -96,12 +106,12 @@ class Supernet:
         return self.costs.cost(config, tokens)
 
     @property
-    def latency(self) -> Latency | None:
-        """The latency model that costs and budgets go by; None until one is set (see `LatencyModel.fit`)."""
+    def latency(self) -> AffineLatency | None:
+        """The latency model behind `cost` and budgets; None until one is set (see `LatencyModel.fit`)."""
         return self.costs.latency
 
     @latency.setter
-    def latency(self, model: Latency | None) -> None:
+    def latency(self, model: AffineLatency | None) -> None:
         self.costs.latency = model
 
     def check(self, config: SubmodelConfig) -> None:
@@ -124,8 +134,14 @@ class Supernet:
     def extract(self, config: SubmodelConfig, *, copy: bool = False) -> PreTrainedModel:
         """Cut a submodel out of the supernet: an ordinary `PreTrainedModel` in eval mode.
 
-        By default it is frozen and shares memory with the supernet wherever a slice can be a view, so it
-        costs milliseconds. With `copy=True` its weights are its own, contiguous and trainable.
+        By default it is frozen and shares memory with the supernet wherever a slice can be a view, which takes
+        milliseconds. With `copy=True` it has its own contiguous, trainable weights.
+
+        Example:
+            >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
+            >>> model = supernet.extract(supernet.space.smallest())
+            >>> sum(p.numel() for p in model.parameters()) == supernet.cost(supernet.space.smallest()).parameters
+            True
         """
         self.check(config)
         tensors: dict[int, nn.Parameter] = {}
@@ -146,8 +162,8 @@ class Supernet:
         """Sort axes by descending score, in place, so that narrowing keeps what matters most.
 
         Keys are the `group`s of axes that must move together; values have one score per index of the full
-        axis. Every parameter moves along, so the full network computes what it did before. Attention is
-        sorted inside each head (salient parameter prioritization, RaFFM section 3.1).
+        axis. All parameters are permuted consistently, so the full network computes the same function. Attention is
+        sorted within each head (salient parameter prioritization, RaFFM section 3.1).
         """
         orders = {key: self._order(key, score) for key, score in scores.items()}
         for p, tensor in zip(self.parameters, self._tensors, strict=True):
@@ -187,14 +203,14 @@ class Supernet:
 
 
 def group(parameter: Parameter, axis: Axis) -> Group:
-    """The group of axes that one dimension of a parameter must be reordered with."""
+    """The group of axes that this dimension of a parameter must be reordered with."""
     if axis is Axis.HIDDEN:
         return (axis, None, None)
     return (axis, parameter.layer, parameter.role if axis is Axis.ATTENTION else None)
 
 
 def _rebuild(module: nn.Module, tensors: Mapping[int, nn.Parameter], old: Any, new: Any, own: bool) -> nn.Module:
-    """A copy of a module tree around other parameters: no initialisation, no copied weights, no hooks."""
+    """Copy a module tree around other parameters, without initialisation, copied weights or hooks."""
     twin = object.__new__(type(module))
     nn.Module.__init__(twin)
     # written past `Module.__setattr__`, whose checks would take a third of the time

@@ -1,4 +1,4 @@
-"""How the budget explorer looks; colours are from the palette of Okabe and Ito."""
+"""The budget explorer as a widget; colours are from the palette of Okabe and Ito."""
 
 import math
 import threading
@@ -77,9 +77,9 @@ LOG_FROM = 4.0  # a cost that spans more than this factor has steps of equal rat
 
 
 class LimitSlider:
-    """A slider over one cost, in its shown unit, from below the smallest submodel to the full network or just above.
+    """A slider over one cost, in its displayed unit, from below the smallest submodel to the full network.
 
-    The browser only knows values on its steps, and answers with those.
+    The browser only knows values on its steps, and reports those.
     """
 
     def __init__(self, state: ExplorerState, metric: Metric) -> None:
@@ -111,15 +111,15 @@ class LimitSlider:
         self.show()
 
     def show(self) -> None:
-        """Move to where the limit in force stands: the last step that is not above it, or the end without one."""
+        """Move to the current limit: the last step that is not above it, or the end if there is none."""
         self.widget.value = self._value(self._stand())
 
     def moved(self) -> bool:
-        """Whether the slider is elsewhere than where the limit stands: someone moved it."""
+        """Whether the slider differs from the current limit because someone moved it."""
         return not math.isclose(self.widget.value, self._value(self._stand()), rel_tol=1e-9)
 
     def limit(self) -> float:
-        """What the slider stands at, in the units of `Cost`; the cost of the full network at the end."""
+        """The value of the slider in the units of `Cost`; at its end, the cost of the full network."""
         at_the_end = math.isclose(self.widget.value, self._value(self._steps), rel_tol=1e-9)
         return self.metric.of(self._state.full_cost) if at_the_end else self.widget.value * self.metric.scale
 
@@ -150,14 +150,19 @@ AT_MOST = "<b>At most</b>"
 
 
 class BudgetExplorer(ipywidgets.VBox):
-    """Limit costs by sliders; see how many submodels fit, draw one, evaluate it, take it away.
+    """Limit costs with sliders; see how many submodels fit, draw one, evaluate it, export it.
 
     Parameters, MACs, weight and peak activation memory can be limited, and latency when `supernet.latency` is set.
     Without `data` (a `Split`) everything but the evaluation works. A `predictor` adds predicted accuracies, and
-    the policy of showing the best of them; `rows` of a sweep are drawn behind what is evaluated. `presets` are the
-    budgets of named devices, by default those of the published system settings; `budget` is what the sliders start
-    from; `tokens` is the sequence length that the costs of a text model are counted at; what is exported goes into
-    the folder `exports`.
+    the option to show the best of them; `rows` of a sweep are drawn behind the evaluated submodels. `presets` are
+    the budgets of named devices, by default those of the published system settings; `budget` is where the sliders
+    start; `tokens` is the sequence length that the costs of a text model are counted at; exports are written to the
+    folder `exports`.
+
+    Example:
+        explorer = BudgetExplorer(supernet, load_split("fashion_mnist", "test", processor=supernet.processor))
+        explorer  # in a notebook: shows the panel
+        model = supernet.extract(explorer.config)
     """
 
     def __init__(
@@ -229,11 +234,11 @@ class BudgetExplorer(ipywidgets.VBox):
 
     @property
     def config(self) -> SubmodelConfig:
-        """The submodel that is shown: what `supernet.extract` takes."""
+        """The configuration of the displayed submodel, for `supernet.extract`."""
         return self.state.config
 
     def _do(self, action: Callable[..., object], *values: Any) -> Callable[..., None]:
-        """A handler that changes the state and shows it, with no word from the evaluation in between."""
+        """A handler that changes the state and displays it, without interference from the evaluation thread."""
 
         def handle(*_: object) -> None:
             with self._turn:

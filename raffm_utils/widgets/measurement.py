@@ -1,4 +1,4 @@
-"""One evaluation of the budget explorer: it can be watched and cancelled while another thread runs it."""
+"""One evaluation of the budget explorer, which runs in a thread and can be followed and cancelled."""
 
 import threading
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class Measurement:
         return self._stop.is_set()
 
     def cancel(self) -> None:
-        """Make `run` stop after the batch that it is at; may be called from any thread."""
+        """Make `run` stop after the current batch; may be called from any thread."""
         self._stop.set()
 
     def run(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated:

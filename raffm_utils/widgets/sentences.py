@@ -1,4 +1,4 @@
-"""Sentences and what several networks say of them: a table, a picture, and a box to type one's own."""
+"""Sentences as classified by several networks: a table, a figure, and a box to type your own."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -38,9 +38,9 @@ def answers_html(answers: Answers, truth: Sequence[str] | None = None) -> str:
 def plot_answers(
     answers: Answers, label: str, truth: Sequence[str] | None = None, ax: "Axes | None" = None, *, width: int = 70
 ) -> "Axes":
-    """How probable every network finds `label`, sentence by sentence; returns the Axes.
+    """The probability of `label` according to every network, sentence by sentence; returns the Axes.
 
-    Sentences are cut to `width` characters. With `truth`, the true label stands behind the sentence.
+    Sentences are cut to `width` characters. With `truth`, the true label follows the sentence.
     """
     columns = list(answers.values())
     sentences = [one.sentence for one in columns[0]] if columns else []

@@ -1,4 +1,4 @@
-"""The costs that the budget explorer limits and shows: their names, units and scales."""
+"""The logic of the budget explorer, without widgets: metrics, policies, limits, history."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One cost: `key` is its field in `Cost` and `max_<key>` its limit in `Budget`; `scale` makes `unit` of that."""
+    """One cost: `key` is its field in `Cost` and `max_<key>` its limit in `Budget`; `scale` converts to `unit`."""
 
     key: str
     name: str
@@ -61,7 +61,7 @@ SHORTLIST = 8  # how many of those that may be the best can be leafed through
 
 
 def policies(predictor: "AccuracyPredictor | None") -> tuple[str, ...]:
-    """The ways to draw, the one to begin with first; only a predictor knows the best."""
+    """The ways to choose a submodel, the default first; the best predicted needs a predictor."""
     return (RANDOM, LARGEST) if predictor is None else (BEST, RANDOM, LARGEST)
 
 
@@ -74,9 +74,9 @@ def shown_submodel(
     draws: int,
     seed: int,
 ) -> SubmodelConfig:
-    """The submodel that `policy` shows after `draws` requests for another; raises `InfeasibleBudget`.
+    """The submodel that `policy` selects after `draws` requests for another; raises `InfeasibleBudget`.
 
-    The best predicted is followed by others that may be as good; the largest, in parameters, by none.
+    The best predicted is followed by others that may be as good; there is only one largest, in parameters.
     """
     if policy == LARGEST:
         from ..search import largest_submodel
@@ -103,7 +103,7 @@ HUB_CACHE = "models--"  # how the hub's client names its folders: models--owner-
 
 
 def code_of(supernet: Supernet, config: SubmodelConfig) -> str:
-    """Python that loads the checkpoint and cuts `config` out of it; a supernet from no folder has to be there."""
+    """Python code that loads the checkpoint and extracts `config`; without a folder, it assumes `supernet` exists."""
     widths = f"SubmodelConfig({config.hidden}, {config.attention}, {config.ffn})"
     if supernet.folder is None:
         return f"from raffm_utils import SubmodelConfig\n\nmodel = supernet.extract({widths})\n"
@@ -115,7 +115,7 @@ def code_of(supernet: Supernet, config: SubmodelConfig) -> str:
 
 
 def _checkpoint_name(folder: Path) -> str:
-    """What to load it by: a bundled name, a hub id, or a path."""
+    """The name to load it with: a bundled name, a hub id, or a path."""
     if folder.parent == BUNDLED_FOLDER and folder.name in bundled():
         return folder.name
     cached = next((part for part in folder.parts if part.startswith(HUB_CACHE)), None)
@@ -123,7 +123,7 @@ def _checkpoint_name(folder: Path) -> str:
 
 
 class ExplorerState:
-    """A budget, how many submodels fit it, the one shown of them, and all that were evaluated.
+    """A budget, how many submodels fit it, the one displayed, and all that were evaluated.
 
     Attributes:
         budget: the last valid budget; limits not explored here stay as they were given.
@@ -132,10 +132,10 @@ class ExplorerState:
         policy: how the shown submodel is chosen, one of `policies`.
         count: the exact number of submodels inside the budget; 0 when nothing fits.
         config: the shown submodel; the last one that fitted when nothing does now.
-        predicted: its accuracy as the predictor has it; None without one.
+        predicted: its predicted accuracy; None without a predictor.
         problem: why no submodel fits; empty when one does.
-        failure: why the last evaluation or export gave nothing; empty when it did.
-        measurement: the evaluation under way, maybe of a submodel that was shown before.
+        failure: why the last evaluation or export failed; empty when it succeeded.
+        measurement: the running evaluation, possibly of a submodel that was shown before.
         exported: the folder of the shown submodel, when it was exported.
         history: the evaluated submodels, oldest first.
     """
@@ -202,7 +202,7 @@ class ExplorerState:
         return float(getattr(self.full_cost, metric) if limit is None else limit)
 
     def set_limit(self, metric: str, value: float) -> None:
-        """Limit one cost and draw from inside the new budget; the full network's cost or more is no limit.
+        """Limit one cost and select a submodel inside the new budget; the full network's cost or more means no limit.
 
         The same limits always show the same submodel, until `draw` asks for another.
         """
@@ -210,20 +210,20 @@ class ExplorerState:
         self._limit({metric: value})
 
     def set_preset(self, name: str | None) -> None:
-        """Take the limits of a device, and no others that can be explored; None keeps the limits as they are."""
+        """Apply the limits of a device and clear all others that have a slider; None keeps the limits."""
         if name is not None:
             limits = {metric.key: getattr(self.presets[name], f"max_{metric.key}") for metric in self.metrics}
             self._limit(limits)
         self.preset = name
 
     def set_policy(self, policy: str) -> None:
-        """Choose the shown submodel in another way."""
+        """Change the way the shown submodel is chosen."""
         self.policy, self.draws = policy, 0
         self._update(self.budget)
 
     @property
     def can_draw(self) -> bool:
-        """Whether there may be another submodel to draw; of the largest there is one only."""
+        """Whether another submodel can be drawn; there is only one largest."""
         return bool(self.count) and self.policy != LARGEST
 
     def draw(self) -> None:
@@ -236,9 +236,9 @@ class ExplorerState:
         return self.finish(on_progress) if self.begin() else self.evaluated
 
     def begin(self) -> bool:
-        """Take the shown submodel to be measured by `finish`, which may run in another thread while this one goes on.
+        """Prepare the shown submodel to be measured by `finish`, which may run in another thread.
 
-        False when there is nothing to do: it is measured, another one is being measured, or there is no data.
+        Returns False if there is nothing to do: it is already measured, an evaluation is running, or there is no data.
         """
         if self.measurement is not None or self.evaluated is not None:
             return False
@@ -250,7 +250,7 @@ class ExplorerState:
         return True
 
     def finish(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated | None:
-        """Measure what `begin` took; None, with `failure` set, when it fails or is cancelled."""
+        """Measure the submodel that `begin` prepared; None, with `failure` set, when it fails or is cancelled."""
         measurement = self.measurement
         if measurement is None:
             return None
@@ -267,7 +267,7 @@ class ExplorerState:
         return found
 
     def cancel(self) -> None:
-        """Stop the evaluation under way, after the batch that it is at; nothing of it is kept."""
+        """Stop the running evaluation after its current batch and discard it."""
         if (measurement := self.measurement) is not None:
             measurement.cancel()
 

@@ -1,4 +1,4 @@
-"""What the budget explorer shows of its state, as HTML: pure functions from state to text."""
+"""The HTML of the budget explorer: pure functions of its state."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ def share_html(state: ExplorerState, metric: Metric) -> str:
 
 
 def view_html(state: ExplorerState, picture: str) -> str:
-    """All that follows the sliders, in one piece: parts that arrived one by one would flicker."""
+    """Everything that follows the sliders, in one piece: separate updates would flicker."""
     return _count_html(state) + picture + _cost_html(state) + _predicted_html(state)
 
 
@@ -73,7 +73,7 @@ def _predicted_html(state: ExplorerState) -> str:
 
 
 def result_html(state: ExplorerState) -> str:
-    """The accuracy of the shown submodel, or why there is none; and where it was exported to."""
+    """The accuracy of the shown submodel, or why there is none, and its export folder."""
     return f'<div class="raffm-result">{_result_html(state)}</div>'
 
 
@@ -111,7 +111,7 @@ def _interval(item: Evaluated) -> str:
 
 
 def code_html(state: ExplorerState) -> str:
-    """Python that recreates the shown submodel: a button that copies it, and opens a box to select it from."""
+    """Python code that recreates the shown submodel, with a button that opens and copies it."""
     return (
         f'<details class="raffm-code" ontoggle="{escape(COPY)}"><summary>Copy as code</summary>'
         f'<small role="status"></small><pre tabindex="0">{escape(state.code)}</pre></details>'

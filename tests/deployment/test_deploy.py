@@ -13,6 +13,7 @@ from helpers.federated import LABELS, learnable_split, make_even_supernet, make_
 from raffm_utils import (
     Budget,
     InfeasibleBudget,
+    LatencyModel,
     Supernet,
     data,
     deploy,
@@ -22,8 +23,8 @@ from raffm_utils import (
 from raffm_utils import __main__ as commands
 from raffm_utils.deployment import widths_of
 from raffm_utils.errors import CheckpointError, DataError, DeploymentError
-from raffm_utils.evaluation import LatencyModel, Timed
-from raffm_utils.space import NEAR, SubmodelConfig, near_the_limit
+from raffm_utils.search import choose
+from raffm_utils.space import NEAR, SubmodelConfig, Timed, near_the_limit
 from raffm_utils.supernet import checkpoints
 
 
@@ -77,32 +78,32 @@ def test_limits_that_are_never_near_together_still_give_candidates():
 
 def test_deploy_picks_on_one_half_and_measures_on_the_other(tiny):
     budget = share(tiny.supernet, 0.8)
-    content = deploy(tiny.folder, budget, tiny.out, formats=["safetensors"], candidates=4, examples=80, progress=False)
+    export = deploy(tiny.folder, budget, tiny.out, formats=["safetensors"], candidates=4, examples=80, progress=False)
     model = load_submodel(tiny.out)
-    assert content["parameters"] == sum(p.numel() for p in model.parameters()) <= budget.max_parameters
+    assert export.parameters == sum(p.numel() for p in model.parameters()) <= budget.max_parameters
     split = learnable_split(80, 3, "validation")
     first, second = split.subset(range(40)), split.subset(range(40, 80))
-    candidates = near_the_limit(tiny.supernet.space, budget, 4, np.random.default_rng(0))
-    scores = [evaluate(tiny.supernet.extract(config), first) for config in candidates]
-    best = max(scores, key=lambda score: (score.accuracy, -score.loss))
-    assert widths_of(model) == candidates[scores.index(best)]
-    measured = content["formats"]["safetensors"]["evaluation"]
-    assert (measured["split"], measured["examples"]) == ("validation", 40)
-    assert measured["accuracy"] == evaluate(model, second).accuracy
-    assert content["checkpoint"] == "tiny"
-    assert content["fingerprint"] == tiny.supernet.fingerprint
-    assert content["macs"] == tiny.supernet.cost(widths_of(model)).macs
-    assert json.loads((tiny.out / "submodel.json").read_text())["chosen"] == content["chosen"]
+    rng = np.random.default_rng(0)
+    candidates = near_the_limit(tiny.supernet.space, budget, 4, rng)
+    assert widths_of(model) == choose(tiny.supernet, candidates, first, rng=rng, progress=False).config
+    (found,) = export.formats
+    assert found.evaluation is not None
+    assert (found.split, found.evaluation.examples) == ("validation", 40)
+    assert found.evaluation.accuracy == evaluate(model, second).accuracy
+    assert export.about["checkpoint"] == "tiny"
+    assert export.about["fingerprint"] == tiny.supernet.fingerprint
+    assert export.about["macs"] == tiny.supernet.cost(widths_of(model)).macs
+    assert json.loads((tiny.out / "submodel.json").read_text())["chosen"] == export.about["chosen"]
     card = (tiny.out / "README.md").read_text()
-    assert f"{measured['accuracy']:.2%}" in card
-    assert "first 40 made_up validation examples" in card
+    assert f"{found.evaluation.accuracy:.2%}" in card
+    assert f"Of {len(candidates)} drawn near the limit, the most accurate by successive halving" in card
+    assert "on the first 40 made_up validation examples" in card
     assert f"max_parameters {budget.max_parameters:,.0f}" in card
 
 
 def test_faults_are_found_before_the_work(tiny, monkeypatch):
-    monkeypatch.setattr(
-        importlib.import_module("raffm_utils.deployment.deploy"), "evaluate", lambda *_: pytest.fail("work was done")
-    )
+    module = importlib.import_module("raffm_utils.deployment.deploy")
+    monkeypatch.setattr(module, "choose", lambda *_, **__: pytest.fail("work was done"))
     with pytest.raises(InfeasibleBudget):
         deploy(tiny.supernet, Budget(max_parameters=10), tiny.out, formats=["safetensors"])
     with pytest.raises(DeploymentError, match="tflite"):
@@ -118,10 +119,9 @@ def test_faults_are_found_before_the_work(tiny, monkeypatch):
 
 def test_without_data_nothing_is_chosen(tiny, monkeypatch, capsys):
     monkeypatch.setattr(data, "load_split", lambda *_, **__: pytest.fail("data was read"))
-    content = deploy(tiny.supernet, share(tiny.supernet, 0.8), tiny.out, formats=["safetensors"], examples=0)
-    assert "evaluation" not in content["formats"]["safetensors"]
-    assert content["formats"]["safetensors"]["compared_on"] == "made-up inputs"
-    assert "no data was looked at" in content["chosen"]
+    export = deploy(tiny.supernet, share(tiny.supernet, 0.8), tiny.out, formats=["safetensors"], examples=0)
+    assert [(found.evaluation, found.compared_on) for found in export.formats] == [(None, "made-up inputs")]
+    assert "no data was looked at" in export.about["chosen"]
     assert "not measured" in (tiny.out / "README.md").read_text()
     assert "2/2" in capsys.readouterr().err
 
@@ -135,10 +135,11 @@ def test_missing_data_says_how_to_go_without(tiny, monkeypatch):
         deploy(tiny.supernet, Budget(), tiny.out, formats=["safetensors"])
 
 
-def test_one_progress_bar(tiny, capsys):
+def test_choosing_and_writing_show_how_far_they_are(tiny, capsys):
     deploy(tiny.supernet, Budget(), tiny.out, formats=["safetensors"], candidates=2, examples=20)
     shown = capsys.readouterr().err
-    assert "4/4" in shown
+    assert "20/20" in shown, "two candidates, ten examples each"
+    assert "2/2" in shown
     assert "check safetensors" in shown
 
 

@@ -46,9 +46,9 @@ def test_the_folder_gives_the_same_model_back(kind_and_supernet, tmp_path):
     kind, supernet = kind_and_supernet
     config = supernet.space.smallest()
     model, folder = supernet.extract(config), tmp_path / "deep" / "out"
-    content = export_submodel(model, folder, ["safetensors"], processor=processor_for(supernet))
-    assert not content["stock"], "its layers differ"
-    assert content["parameters"] == supernet.cost(config).parameters
+    export = export_submodel(model, folder, ["safetensors"], processor=processor_for(supernet))
+    assert not export.stock, "its layers differ"
+    assert export.parameters == supernet.cost(config).parameters
     assert {name: list(t.shape) for name, t in load_file(folder / "model.safetensors").items()} == {
         name: list(t.shape) for name, t in model.state_dict().items()
     }
@@ -80,12 +80,12 @@ def test_the_folder_gives_the_same_model_back(kind_and_supernet, tmp_path):
 def test_a_uniform_submodel_is_a_stock_folder(kind_and_supernet, tmp_path, config, stock):
     kind, supernet = kind_and_supernet
     model, inputs = supernet.extract(config), make_inputs(kind)
-    content = export_submodel(model, tmp_path / "out", "safetensors")
-    assert content["stock"] == (kind in stock)
+    export = export_submodel(model, tmp_path / "out", "safetensors")
+    assert export.stock == (kind in stock)
     torch.testing.assert_close(logits_of(load_submodel(tmp_path / "out"), inputs), logits_of(model, inputs), **CLOSE)
     auto = getattr(transformers, supernet.family.auto_class)
     card = (tmp_path / "out" / "README.md").read_text()
-    if content["stock"]:
+    if export.stock:
         plain = auto.from_pretrained(tmp_path / "out").eval()
         torch.testing.assert_close(logits_of(plain, inputs), logits_of(model, inputs), **CLOSE)
         assert f"{supernet.family.auto_class}.from_pretrained" in card
@@ -93,6 +93,23 @@ def test_a_uniform_submodel_is_a_stock_folder(kind_and_supernet, tmp_path, confi
         with pytest.raises((RuntimeError, ValueError)):
             auto.from_pretrained(tmp_path / "out")
         assert "load_submodel" in card
+
+
+def test_the_description_on_disk_keeps_its_form(tmp_path):
+    supernet = make_supernet("vit", **names())
+    config, data = supernet.space.smallest(), split_for(supernet)
+    export_submodel(
+        supernet.extract(config), tmp_path / "out", "safetensors", data=data, about={"checkpoint": "tiny", "macs": 7}
+    )
+    content = json.loads((tmp_path / "out" / "submodel.json").read_text())
+    start = ["checkpoint", "macs", "model_type", "auto_class", "stock", "hidden", "attention", "ffn"]
+    assert list(content) == [*start, "parameters", "labels", "versions", "formats"]
+    assert (content["attention"], content["labels"]) == (list(config.attention), list("abcde"))
+    found = content["formats"]["safetensors"]
+    assert list(found) == ["file", "bytes", "max_logit_difference", "compared_on", "evaluation"]
+    numbers = ["accuracy", "low", "high", "f1", "loss", "examples"]
+    assert list(found["evaluation"]) == ["dataset", "split", *numbers]
+    assert all(isinstance(found["evaluation"][key], int | float) for key in numbers)
 
 
 def test_a_submodel_of_a_reloaded_submodel_can_be_exported_again(kind_and_supernet, tmp_path):
@@ -108,14 +125,14 @@ def test_float16_storage_takes_half_the_room(tmp_path):
     supernet = make_supernet("vit")
     model, inputs = supernet.extract(supernet.space.smallest()), make_inputs("vit")
     export_submodel(model, tmp_path / "whole", ["safetensors"])
-    content = export_submodel(model, tmp_path / "half", ["safetensors-float16"])
+    (found,) = export_submodel(model, tmp_path / "half", ["safetensors-float16"]).formats
     stored = load_file(tmp_path / "half" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     again = load_submodel(tmp_path / "half")
     assert again.dtype == torch.float32
     difference = (logits_of(again, inputs) - logits_of(model, inputs)).abs().max()
     assert 0 < difference < 0.05
-    assert content["formats"]["safetensors-float16"]["max_logit_difference"] > 0
+    assert found.max_logit_difference > 0
     assert (tmp_path / "half" / "model.safetensors").stat().st_mode & 0o044, "others may read it, as the rest"
 
 
@@ -132,7 +149,7 @@ def test_weights_that_float16_cannot_hold_are_refused(tmp_path, format_name):
 
 # --- graphs
 
-Made = namedtuple("Made", "kind supernet model folder content")
+Made = namedtuple("Made", "kind supernet model folder export")
 
 
 @pytest.fixture(scope="module", params=FAMILY_NAMES)
@@ -140,7 +157,7 @@ def made(request, tmp_path_factory) -> Made:
     kind = request.param
     supernet = make_supernet(kind, **names())
     model, folder = supernet.extract(supernet.space.smallest()), tmp_path_factory.mktemp("made") / "out"
-    content = export_submodel(
+    export = export_submodel(
         model,
         folder,
         ALL,
@@ -149,7 +166,7 @@ def made(request, tmp_path_factory) -> Made:
         calibration=split_for(supernet, "train"),
         about={"checkpoint": "tiny", "provenance": {"dataset": "made_up"}},
     )
-    return Made(kind, supernet, model, folder, content)
+    return Made(kind, supernet, model, folder, export)
 
 
 @pytest.mark.slow
@@ -163,18 +180,18 @@ def test_graphs_compute_the_same_at_any_batch_size_and_length(made, name, batch,
 
 @pytest.mark.slow
 def test_every_format_was_compared_and_measured(made):
-    assert list(made.content["formats"]) == list(ALL)
-    for name, found in made.content["formats"].items():
-        assert found["bytes"] == (made.folder / found["file"]).stat().st_size
-        assert found["max_logit_difference"] < (1e-4 if name in ("safetensors", "pt2", "onnx") else 0.5)
-        assert found["compared_on"] == f"{len(split_for(made.supernet))} examples of made_up validation"
-        assert found["evaluation"]["low"] <= found["evaluation"]["accuracy"] <= found["evaluation"]["high"]
-    assert json.loads((made.folder / "submodel.json").read_text()) == json.loads(json.dumps(made.content))
+    assert tuple(found.format for found in made.export.formats) == ALL
+    for found in made.export.formats:
+        assert found.bytes == (made.folder / found.file).stat().st_size
+        assert found.max_logit_difference < (1e-4 if found.format in ("safetensors", "pt2", "onnx") else 0.5)
+        assert found.compared_on == f"{len(split_for(made.supernet))} examples of made_up validation"
+        assert found.evaluation.low <= found.evaluation.accuracy <= found.evaluation.high
+    assert json.loads((made.folder / "submodel.json").read_text()) == json.loads(json.dumps(made.export.to_json()))
     card = (made.folder / "README.md").read_text()
     assert "datasets: [made_up]" in card
     assert "of the scalable network `tiny`" in card
-    for found in made.content["formats"].values():
-        assert f"`{found['file']}`" in card
+    for found in made.export.formats:
+        assert f"`{found.file}`" in card
     assert not [path for path in left_in(made.folder) if path.endswith((".tmp", ".data"))]
 
 
@@ -213,7 +230,7 @@ def test_large_graphs_get_a_second_file(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_graph, "SINGLE_FILE_BYTES", 1)
     supernet = make_supernet("vit")
     model, inputs = supernet.extract(supernet.space.smallest()), make_inputs("vit")
-    content = export_submodel(model, tmp_path / "out", ["onnx", "onnx-int8-dynamic"])
+    export = export_submodel(model, tmp_path / "out", ["onnx", "onnx-int8-dynamic"])
     assert [name for name in left_in(tmp_path / "out") if "onnx" in name] == [
         "model-int8-dynamic.onnx",
         "model-int8-dynamic.onnx.data",
@@ -221,7 +238,7 @@ def test_large_graphs_get_a_second_file(tmp_path, monkeypatch):
         "model.onnx.data",
     ]
     size = sum((tmp_path / "out" / name).stat().st_size for name in ("model.onnx", "model.onnx.data"))
-    assert content["formats"]["onnx"]["bytes"] == size
+    assert export.formats[0].bytes == size
     graph = GraphClassifier(tmp_path / "out" / "model.onnx", model.config, tuple(inputs))
     torch.testing.assert_close(logits_of(graph, inputs), logits_of(model, inputs), **CLOSE)
 

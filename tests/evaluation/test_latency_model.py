@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import make_supernet
 
+from raffm_utils import LatencyModel
 from raffm_utils.errors import ElasticSpaceError, InfeasibleBudget
-from raffm_utils.evaluation import LatencyModel, Timed
 from raffm_utils.evaluation import latency as latency_model
 from raffm_utils.plotting import plot_latency
-from raffm_utils.space import LATENCY, NS_PER_MS, Budget, SubmodelConfig
+from raffm_utils.space import LATENCY, NS_PER_MS, Budget, SubmodelConfig, Timed
 
 SPACE = {
     "residual_hidden_space": [48, 40, 32, 24],
@@ -22,6 +22,7 @@ SPACE = {
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAFFM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "raffm_utils"
 
@@ -201,6 +202,14 @@ def test_measurements_of_a_busy_machine_are_not_kept(machine, cache_folder):
     machine.noise = 0.8
     assert fit(make_supernet(space=SPACE)).held_out_error > latency_model.KEPT_BELOW
     assert not cache_folder.exists()
+
+
+def test_measurements_go_where_all_that_is_cached_goes(machine, tmp_path, monkeypatch, cache_folder):
+    monkeypatch.setenv("RAFFM_CACHE", str(tmp_path / "elsewhere"))
+    fit(make_supernet(space=SPACE))
+    assert not cache_folder.exists()
+    (path,) = (tmp_path / "elsewhere").iterdir()
+    assert path.name.startswith("latency-")
 
 
 def test_a_cache_folder_that_cannot_be_written_is_no_error(machine, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def test_answers_are_the_models(supernet):
 def test_nothing_written(supernet, sentence):
     with pytest.raises(DataError, match="is empty: write"):
         predict(supernet.model, supernet.processor, ["good", sentence])
-    with pytest.raises(DataError, match="None is no text"):
+    with pytest.raises(DataError, match="None is not text"):
         predict(supernet.model, supernet.processor, ["good", None])
 
 
@@ -91,5 +91,5 @@ def test_another_number_of_labels_than_the_data(tmp_path, monkeypatch):
     labels = dict(enumerate(("bad", "mixed", "good")))
     supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "bert", num_labels=3, id2label=labels))
     data = load_split("movie_reviews", "test", limit=5, processor=supernet.processor)
-    with pytest.raises(CheckpointError, match="tells 3 classes apart, but movie_reviews has 2"):
+    with pytest.raises(CheckpointError, match="has 3 classes, but movie_reviews has 2"):
         evaluate(supernet.extract(supernet.full), data)

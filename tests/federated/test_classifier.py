@@ -10,7 +10,7 @@ from raffm_utils.federated import calibrate_classifier, concentrate, fit_classif
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_fit_head_beats_chance_clearly(seed: int):
+def test_the_fitted_classifier_beats_chance_clearly(seed: int):
     supernet = make_even_supernet(seed)
     data, unseen = learnable_split(200, 1), learnable_split(200, 2, "validation")
     before = {name: p.data.clone() for name, p in supernet.model.named_parameters()}
@@ -22,12 +22,29 @@ def test_fit_head_beats_chance_clearly(seed: int):
     assert not classifier._forward_pre_hooks, "nothing is left to collect features for ever"
 
 
-def test_fit_head_and_change_of_basis_go_together():
+def test_fitting_and_a_change_of_basis_go_together():
     supernet = make_even_supernet()
     data, unseen = learnable_split(200, 1), learnable_split(200, 2, "validation")
     concentrate(supernet, learnable_split(100, 3, "validation"))
     fit_classifier(supernet, data)
     assert evaluate(supernet.extract(supernet.full), unseen).low > 0.8
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_every_family_is_fitted_at_its_last_linear_layer(kind: str):
+    """Labels that a random linear layer gives to the features can be learned from them by least squares."""
+    supernet, data = make_supernet(kind), make_split(kind, 200)
+    last = supernet.model.get_submodule(supernet.family.classifier)
+    assert tuple(last.weight.shape) == (5, 48), "five labels, hidden width 48"
+    before = {n: p.clone() for n, p in supernet.model.named_parameters()}
+    with torch.no_grad():
+        logits = supernet.model(**data.inputs).logits
+        data.labels = ((logits - logits.mean(0)) / logits.std(0)).argmax(1)  # about as many of each
+    fit_classifier(supernet, data, ridge=1e-4)
+    most_frequent = float(data.labels.bincount().max()) / len(data)
+    assert evaluate(supernet.model, data).low > 1.3 * most_frequent, "far better than one answer for all"
+    changed = {n for n, p in supernet.model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed == {f"{supernet.family.classifier}.{part}" for part in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("factor", [0.5, 20.0])

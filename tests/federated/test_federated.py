@@ -132,7 +132,7 @@ def test_clients_without_weight_change_nothing():
     assert not any(tensor.any() for tensor in [*change.values(), *coverage.values()])
 
 
-@pytest.mark.parametrize(("weighting", "weight"), [("clients", 1), ("examples", 8), ("impurity", 3)])
+@pytest.mark.parametrize(("weighting", "weight"), [("clients", 1), ("impurity", 3)])
 def test_how_much_a_client_counts(weighting: str, weight: float):
     assert WEIGHTINGS[weighting](torch.tensor([2.0, 6.0])) == weight  # 8 (1 - 0.0625 - 0.5625) = 3
     assert WEIGHTINGS["impurity"](torch.tensor([0.0, 7.0])) == 0
@@ -422,27 +422,6 @@ def test_few_clients_all_take_part(fine: Supernet):
     assert sorted(client for client, _ in plan) == [0, 1, 2]
     alone = plan_round(fine, replace(PLAN, setting="xlarge", clients=1, participants=1), 0)
     assert [config for _, config in alone] == [fine.space.largest()]
-
-
-def test_shrinking_starts_from_the_full_network(fine: Supernet):
-    recipe = replace(PLAN, setting="large", shrink_rounds=10)
-    least, most = fine.space.reach("parameters")
-    assert {config for _, config in plan_round(fine, recipe, 0)} == {fine.space.largest()}
-    smallest = []
-    for number in range(10):
-        floor = 1 - (1 - least / most) * number / 10
-        sizes = shares(fine, recipe, number)
-        assert all(cap >= floor for _, cap in sizes), "devices without room for the present size wait"
-        assert all(size >= min(floor, cap) - 0.02 for size, cap in sizes)
-        smallest.append(min(size for size, _ in sizes))
-    assert smallest == sorted(smallest, reverse=True)
-    assert plan_round(fine, recipe, 10)[-1][1] == fine.space.smallest()
-    assert plan_round(fine, recipe, 10) == plan_round(fine, replace(recipe, shrink_rounds=0), 10)
-
-
-def test_shrinking_goes_on_where_no_device_has_room_for_the_full_network(fine: Supernet):
-    recipe = replace(PLAN, setting="xsmall", shrink_rounds=10)
-    assert all(cap == 0.55 and 0.53 <= size <= 0.55 for size, cap in shares(fine, recipe, 0))
 
 
 # --- a client ---

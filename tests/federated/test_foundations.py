@@ -236,5 +236,5 @@ def test_a_foundation_model_folder_becomes_an_untrained_classifier(kind: str, tm
 
 def test_a_folder_that_holds_no_foundation_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"no foundation model that can be used .*roberta"):
+    with pytest.raises(CheckpointError, match=r"config.json: model_type='gpt2': known are .*roberta"):
         foundations.foundation(str(tmp_path), NAMES)

@@ -12,11 +12,13 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from raffm_utils import Supernet
 from raffm_utils.evaluation import SweepRow
 from raffm_utils.search import AccuracyPredictor
-from raffm_utils.space import FAMILIES, METRICS, Affine
+from raffm_utils.space import FAMILIES, METRICS, Affine, AffineLatency
 from raffm_utils.supernet import ElasticSpec
 
 CLASSES = 3
-SHAPE = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=CLASSES)
+SHAPE: dict[str, Any] = dict(
+    hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, num_labels=CLASSES
+)
 SPACE = {
     "residual_hidden_space": [16, 12, 8],
     "atten_out_space": [16, 12, 8, 4],
@@ -56,7 +58,7 @@ class Images:
 
 
 class BrokenImages(Images):
-    def batches(self, batch_size: int):
+    def batches(self, batch_size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         raise RuntimeError("the <disk> is gone")
 
 
@@ -76,10 +78,11 @@ class SlowImages(Images):
             yield batch
 
 
-class FlatLatency:
+class FlatLatency(AffineLatency):
     """A latency model: whole nanoseconds, whatever machine runs the tests."""
 
-    tokens = None
+    def __init__(self) -> None:
+        super().__init__((), ())
 
     def affine(self, hidden: int) -> Affine:
         return Affine(1_000_000 + 10_000 * hidden, 1_000, 500)

@@ -1,22 +1,23 @@
 """Made-up costs, scores and sweeps for the tests of searching."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from raffm_utils.evaluation import SweepRow
-from raffm_utils.space import METRICS, Affine, Axis, ElasticSpace, SubmodelConfig
+from raffm_utils.space import METRICS, Affine, Axis, CostModel, ElasticSpace, SubmodelConfig
 
 
-@dataclass(frozen=True)
-class Costs:
+class Costs(CostModel):
     """Costs that are affine in the totals and grow with every width."""
 
-    scale: tuple[int, int, int] = (7, 2, 3)
+    def __init__(self, scale: tuple[int, int, int] = (7, 2, 3)) -> None:
+        super().__init__((), patches=0)
+        self.scale = scale
 
-    def affine(self, hidden: int, tokens: int | None, metrics: Any) -> dict[str, Affine]:
+    def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         base, attention, ffn = self.scale
         return {
             m: Affine(base * hidden, attention * hidden + i * i, ffn * hidden + 5 * i)

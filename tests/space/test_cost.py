@@ -8,7 +8,7 @@ import transformers
 from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs
 
 from raffm_utils.errors import ElasticSpaceError
-from raffm_utils.evaluation import count_macs_fvcore
+from raffm_utils.evaluation import count_macs_fvcore, count_macs_torch
 from raffm_utils.space import FAMILIES, METRICS, VIT, Budget, CostModel, SubmodelConfig
 
 UNUSUAL = {
@@ -25,7 +25,10 @@ def _traced(supernet, config, inputs):
     supernet.model.config._attn_implementation = "eager"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return count_macs_fvcore(supernet.extract(config), inputs)
+        model = supernet.extract(config)
+        traced = count_macs_fvcore(model, inputs)
+    assert count_macs_torch(model, inputs) == traced, "two counters that know nothing of each other"
+    return traced
 
 
 def test_parameters_and_bytes_are_those_of_the_extracted_model(kind_and_supernet):
@@ -148,3 +151,5 @@ def test_fvcore_refuses_attention_that_it_cannot_see():
     assert supernet.model.config._attn_implementation != "eager"
     with pytest.raises(ElasticSpaceError, match="eager"):
         count_macs_fvcore(supernet.model, make_inputs("vit"))
+    with pytest.raises(ElasticSpaceError, match="eager"):
+        count_macs_torch(supernet.model, make_inputs("vit"))

@@ -55,6 +55,38 @@ def _says(error: pytest.ExceptionInfo[Exception], *parts: str) -> None:
         assert part in str(error.value), f"{part!r} is not in: {error.value}"
 
 
+# --- writing
+
+
+@pytest.mark.parametrize("fault", [OSError("full"), KeyboardInterrupt()])
+def test_a_save_that_is_stopped_leaves_the_old_folder_whole(folder, monkeypatch, fault):
+    (folder / "README.md").write_text("a card")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = make_supernet("vit", seed=5)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", stop)
+        with pytest.raises(CheckpointError if isinstance(fault, OSError) else KeyboardInterrupt):
+            checkpoints.save(folder, other.model, other.spec, None, torch.float32)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    checkpoints.save(folder, other.model, other.spec, None, torch.float32)
+    assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS, SPACE_FILE}, "nothing of the old one is left"
+    again = Supernet.from_pretrained(folder).model.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in other.model.state_dict().items())
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
+    (tmp_path / "precious").write_text("x")
+    supernet = make_supernet("vit")
+    with pytest.raises(CheckpointError, match=r"is not empty .*precious"):
+        checkpoints.save(tmp_path, supernet.model, supernet.spec, None, torch.float32)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
 # --- the elastic space
 
 
