@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Supernet:
         """The name of the checkpoint's folder; the model type if it was not loaded from one."""
         return self.folder.name if self.folder else self.family.model_type
 
-    @property
+    @cached_property
     def processor(self) -> Any:
         """The image processor or tokenizer stored with the checkpoint."""
         if self.folder is None:

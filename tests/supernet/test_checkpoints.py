@@ -456,7 +456,7 @@ def test_processor_and_class_names_come_back(tmp_path):
     assert again.model.config.id2label == dict(enumerate("abcde"))
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
-        _ = again.processor
+        _ = Supernet.from_pretrained(tmp_path).processor
 
 
 @pytest.mark.parametrize("kind", TEXT_FAMILIES)
@@ -514,3 +514,8 @@ def test_reference_folders_with_old_names_are_read(tmp_path):
     again = Supernet.from_pretrained(tmp_path / "ours")
     assert again.fingerprint == supernet.fingerprint
     assert again.space == supernet.space
+
+
+def test_the_processor_is_loaded_once(tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path / "bert", "bert"))
+    assert supernet.processor is supernet.processor
