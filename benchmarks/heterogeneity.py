@@ -40,7 +40,7 @@ def recipe_of(rounds: int, clients: str, skew: str) -> Recipe:
 def measure(supernet: Supernet, recipe: Recipe, folder: Path, test: Any, train: Any, validation: Any) -> dict[str, Any]:
     """Run one federation; its accuracies and costs."""
     begin = time.perf_counter()
-    rows = run(supernet, train, validation, recipe, folder)
+    results = run(supernet, train, validation, recipe, folder)
     seconds = round(time.perf_counter() - begin)
     counted = count_run(supernet, recipe, train.labels)
     clients = [cost for costs in counted for cost in costs]
@@ -55,7 +55,7 @@ def measure(supernet: Supernet, recipe: Recipe, folder: Path, test: Any, train: 
         "bytes_down": [sum(cost.bytes_down for cost in costs) for costs in counted],
         "bytes_up": [sum(cost.bytes_up for cost in costs) for costs in counted],
         "client_macs": sorted(cost.macs for cost in clients),
-        "loss": [row["loss"] for row in rows],
+        "loss": [result.loss for result in results],
         "seconds": seconds,
     }
 

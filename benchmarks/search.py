@@ -90,23 +90,23 @@ def compare(chosen: np.ndarray, others: np.ndarray, rng: np.random.Generator) ->
 
 def measure(supernet: Supernet, predictor: AccuracyPredictor, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each budget."""
-    space, metric, tokens = supernet.space, supernet.family.size_metric, arguments.tokens
+    space, metric = supernet.space, supernet.family.size_metric
     dataset = supernet.spec.provenance["dataset"]
     validation, test = (
         load_split(dataset, split, limit=limit, processor=supernet.processor)
         for split, limit in (("validation", arguments.validation_examples), ("test", arguments.examples))
     )
-    least, most = space.reach(metric, tokens)
+    least, most = space.reach(metric)
     rows = []
     for number, share in enumerate(SHARES):
         rng = np.random.default_rng([arguments.seed, number])
         limit = int(least + share * (most - least))
-        inside: dict[str, Any] = {f"max_{metric}": limit, "tokens": tokens}
+        inside: dict[str, Any] = {f"max_{metric}": limit}
         window = Budget(**inside, **{f"min_{metric}": int(limit - WINDOW * (most - least))})
         start = time.perf_counter()
         found = best_submodels(space, predictor, Budget(**inside), arguments.candidates, rng)
         seconds = time.perf_counter() - start
-        candidates = [*found, largest_submodel(space, Budget(**inside), metric, tokens)]
+        candidates = [*found, largest_submodel(space, Budget(**inside), metric)]
         selection = choose(supernet, candidates, validation, rng=rng)
         random = [space.sample(window, rng) for _ in range(arguments.random)]
         answers = [right_answers(supernet, config, test) for config in (selection.config, *random)]
@@ -115,7 +115,7 @@ def measure(supernet: Supernet, predictor: AccuracyPredictor, arguments: argpars
                 "share": share,
                 "metric": metric,
                 "limit": limit,
-                "size": space.cost_of(selection.config, metric, tokens),
+                "size": space.cost_of(selection.config, metric),
                 "chosen": widths(selection.config),
                 "predicted": vars(predictor.predict(selection.config)),
                 "place_by_prediction": candidates.index(selection.config) + 1,
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of every draw (0)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     arguments = parser.parse_args()
-    supernet = Supernet.from_pretrained(arguments.checkpoint)
+    supernet = Supernet.from_pretrained(arguments.checkpoint, tokens=arguments.tokens)
     path = arguments.rows or FIGURES / "data" / f"{supernet.name}-validation.jsonl"
     predictor = AccuracyPredictor.fit(read_sweep(path), supernet.space)
     held_out = {name: getattr(predictor.held_out, name) for name in ("rmse", "spread", "kendall_tau", "coverage")}
@@ -174,7 +174,7 @@ def main() -> None:
     names = ("examples", "validation_examples", "candidates", "random", "tokens", "seed")
     content = {
         "checkpoint": supernet.name,
-        "fingerprint": supernet.fingerprint,
+        "fingerprint": supernet.fingerprint(),
         "settings": {name: getattr(arguments, name) for name in names},
         "predictor": {"submodels": predictor.submodels, "examples": predictor.examples, **held_out},
         "machine": {"cores": os.cpu_count(), "torch": version("torch"), "scikit-learn": version("scikit-learn")},

@@ -86,9 +86,9 @@ def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | N
     from .supernet import Supernet
 
     check_target(folder)
-    supernet = Supernet.from_pretrained(checkpoint)
+    supernet = Supernet.from_pretrained(checkpoint, tokens=budget.tokens)
     if budget.max_latency_ms is not None:
-        supernet.latency = LatencyModel.fit(supernet, tokens=budget.tokens)
+        supernet.latency = LatencyModel.fit(supernet)
         print(f"latency of this machine: median error {supernet.latency.held_out_error:.1%} on submodels held out")
     formats = formats or list(deployment.DEPLOYED_FORMATS)
     export = deployment.deploy(supernet, budget, folder, formats=formats, examples=examples)

@@ -78,15 +78,15 @@ def _rows(name: str, part: str = "") -> list[SweepRow]:
 def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> None:
     from .data import load_split
 
-    supernet = Supernet.from_pretrained(name)
+    supernet = Supernet.from_pretrained(name, tokens=SIZE_TOKENS)
     space, metric = supernet.space, supernet.family.size_metric
     print(f"{name}: {space.count():,} submodels in the space")
     data = load_split(supernet.spec.dataset, "test", limit=examples, processor=supernet.processor)
-    configs = spread_over_size(space, submodels, np.random.default_rng(seed), metric, SIZE_TOKENS)
+    configs = spread_over_size(space, submodels, np.random.default_rng(seed), metric)
     print(f"evaluating {submodels} of them, drawn with --seed {seed}, on {len(data):,} test examples each")
     path = RUNS_FOLDER / f"live-{name}-{examples}-{seed}.jsonl"
-    live = evaluation.sweep(supernet, configs, data, path, tokens=SIZE_TOKENS, seed=seed)
-    path, fingerprint = plotting.FIGURES / "data" / f"{name}.jsonl", supernet.fingerprint
+    live = evaluation.sweep(supernet, configs, data, path, seed=seed)
+    path, fingerprint = plotting.FIGURES / "data" / f"{name}.jsonl", supernet.fingerprint()
     rows = read_sweep(path)
     stored = [row for row in rows if row.fingerprint == fingerprint]
     if len(stored) < len(rows):
@@ -147,7 +147,7 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
     from .plotting import FIGURES
     from .supernet import Supernet
 
-    supernet = Supernet.from_pretrained(name)
+    supernet = Supernet.from_pretrained(name, tokens=SIZE_TOKENS)
     space = supernet.space
     data = load_split(supernet.spec.dataset, split, limit=examples, processor=supernet.processor)
     rng, folder = np.random.default_rng(seed), FIGURES / "data"
@@ -157,10 +157,10 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
     elif split == "validation":
         spread += spread_over_widths(space, submodels, rng)
     else:
-        drawn = spread_over_size(space, submodels, rng, supernet.family.size_metric, SIZE_TOKENS)
+        drawn = spread_over_size(space, submodels, rng, supernet.family.size_metric)
         spread += [drawn[place] for place in rng.permutation(submodels)]
     path = folder / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
-    rows = sweep(supernet, spread, data, path, tokens=SIZE_TOKENS, seed=seed)
+    rows = sweep(supernet, spread, data, path, seed=seed)
     for row in rows if submodels is None else ():
         size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
         print(f"{size}: {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of {row.examples:,} {split} examples")

@@ -53,7 +53,9 @@ def deploy(
         raise DeploymentError(
             f"candidates={candidates}, examples={examples}: give at least 1 candidate, and 2 examples or more; or none"
         )
-    supernet = checkpoint if isinstance(checkpoint, Supernet) else Supernet.from_pretrained(checkpoint)
+    supernet = (
+        checkpoint if isinstance(checkpoint, Supernet) else Supernet.from_pretrained(checkpoint, tokens=budget.tokens)
+    )
     rng = rng or np.random.default_rng(0)
     config, *others = near_the_limit(supernet.space, budget, candidates if examples else 1, rng)
     choosing, measuring = _validation_halves(supernet, examples)
@@ -76,22 +78,22 @@ def deploy(
             processor=supernet.processor,
             data=measuring,
             calibration=choosing,
-            about={**about(supernet, config, budget.tokens), "chosen": f"{chosen}; budget: {_limits(budget)}"},
+            about={**about(supernet, config), "chosen": f"{chosen}; budget: {_limits(budget)}"},
             on_step=step,
         )
         bar.update()
     return export
 
 
-def about(supernet: Supernet, config: SubmodelConfig, tokens: int | None = None) -> dict[str, Any]:
+def about(supernet: Supernet, config: SubmodelConfig) -> dict[str, Any]:
     """The origin of a submodel, for its model card."""
     facts = {
         "checkpoint": supernet.name,
-        "fingerprint": supernet.fingerprint,
-        "macs": supernet.cost(config, tokens).macs,
+        "fingerprint": supernet.fingerprint(),
+        "macs": supernet.cost(config).macs,
         "provenance": dict(supernet.spec.provenance),
     }
-    return facts | ({} if supernet.costs.image_tokens or tokens is None else {"tokens": tokens})
+    return facts | ({} if supernet.tokens is None else {"tokens": supernet.tokens})
 
 
 def _validation_halves(supernet: Supernet, examples: int) -> "tuple[Split, Split] | tuple[None, None]":

@@ -174,7 +174,7 @@ def _explained(target: str) -> Iterator[None]:
 
 
 QUANTIZATION_EXAMPLES = 256
-QUANTIZED = ("MatMul", "Gather")  # layers and embeddings, nearly all weights; patch convolution and head stay in float
+QUANTIZED = ("MatMul", "Gather")  # layers and embeddings, nearly all weights; patches and classifier stay in float
 
 
 def quantize_dynamic(source: Path, path: Path, facts: Mapping[str, str]) -> None:

@@ -143,7 +143,6 @@ def sweep(
     path: str | Path,
     *,
     batch_size: int = 128,
-    tokens: int | None = None,
     seed: int | None = None,
     progress: bool = True,
 ) -> list[SweepRow]:
@@ -151,9 +150,8 @@ def sweep(
 
     Rows already in the file are not measured again, so an interrupted sweep can simply be restarted. A
     configuration given twice is measured once. `seed`, stored in the rows, is the seed that the configurations
-    were drawn with; `tokens` is what MACs of a text model are counted at. Raises `SweepError` when the file
-    holds rows of another checkpoint, of other data, or at another token count, and `DataError` when the
-    checkpoint may have been trained on the examples it would be scored on.
+    were drawn with. Raises `SweepError` when the file holds rows of another checkpoint, of other data, or at another
+    token count, and `DataError` when the checkpoint may have been trained on the examples it would be scored on.
 
     Example:
         configs = spread_over_size(supernet.space, 12, np.random.default_rng(0))
@@ -162,16 +160,14 @@ def sweep(
     from tqdm.auto import tqdm
 
     _check_independence(supernet, data)
-    path, tokens = Path(path), supernet.costs.image_tokens or tokens
-    costs = {config: supernet.cost(config, tokens) for config in configs}
-    # read once: a fingerprint is a hash of all weights
+    path, costs = Path(path), {config: supernet.cost(config) for config in configs}
     belongs: dict[str, Any] = {
-        "fingerprint": supernet.fingerprint,
+        "fingerprint": supernet.fingerprint(),
         "dataset": data.name,
         "split": data.split,
         "examples": len(data),
         "data_fingerprint": data.fingerprint,
-        "tokens": tokens,
+        "tokens": supernet.costs.image_tokens or supernet.tokens,
     }
     rows = {row.config: row for row in repair(path, belongs)}
     device, libraries = (

@@ -85,7 +85,7 @@ def _cache_path(supernet: Supernet, settings: Mapping[str, Any]) -> Path:
         "libraries": [torch.__version__, transformers.__version__],
         "device": str(supernet.model.device),
         "attention": getattr(supernet.model.config, "_attn_implementation", None),
-        "fingerprint": supernet.fingerprint,
+        "fingerprint": supernet.fingerprint(),
         "space": repr(supernet.space),
         **settings,
     }
@@ -165,7 +165,7 @@ class LatencyModel(AffineLatency):
         alike. Up to eight are corners of the space; the others are spread evenly over MACs. With `cache`, the
         measurements are stored in `files.cache_folder()` for this machine, checkpoint and setting, unless the
         held-out error is above 10 %. They are reused if the fastest and the slowest submodel still run at the same
-        speed, within 10 %; otherwise everything is measured again.
+        speed, within 10 %; otherwise everything is measured again. `tokens` replaces `Supernet.tokens`.
 
         Example:
             supernet.latency = LatencyModel.fit(supernet)
@@ -173,7 +173,7 @@ class LatencyModel(AffineLatency):
         """
         if submodels < 1 or held_out < 1:
             raise ElasticSpaceError(f"submodels={submodels}, held_out={held_out}: give at least 1 of each")
-        tokens = None if supernet.family.is_image else tokens
+        tokens = supernet.tokens if tokens is None or supernet.family.is_image else tokens
         settings = {"batch_size": batch_size, "threads": threads, "tokens": tokens}
         path = _cache_path(supernet, {**settings, "submodels": submodels, "held_out": held_out})
         if cache and (kept := _read_cache(path, supernet.space)):

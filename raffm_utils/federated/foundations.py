@@ -81,7 +81,7 @@ def tiny_vit(image_size: int, label_names: tuple[str, ...]) -> tuple[ViTForImage
 
 
 def minilm_l6(label_names: tuple[str, ...]) -> tuple[BertForSequenceClassification, BertTokenizer]:
-    """MiniLM-L6 (6 layers, hidden 384, 12 heads) as a BERT classifier with an all-zero head, and its tokenizer.
+    """MiniLM-L6 (6 layers, hidden 384, 12 heads) as a BERT model with an all-zero classifier, and its tokenizer.
 
     The 994 reserved tokens `[unused...]`, which no text becomes, are left out of the vocabulary.
     """
@@ -106,7 +106,7 @@ def minilm_l6(label_names: tuple[str, ...]) -> tuple[BertForSequenceClassificati
 def dinov2_small(
     image_size: int, label_names: tuple[str, ...]
 ) -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
-    """DINOv2 ViT-S/14 as a plain ViT classifier with an all-zero head, and its image processor.
+    """DINOv2 ViT-S/14 as a plain ViT model with an all-zero classifier, and its image processor.
 
     LayerScale is folded into the matrices before it, which is exact; the position embeddings are
     interpolated to `image_size` (a multiple of 14).

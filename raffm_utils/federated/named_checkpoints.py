@@ -146,7 +146,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     align(named, supernet, train_split, validation)
     watched = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
     for place, recipe in enumerate(named.parts):
-        rows = run(supernet, train_split, watched, recipe, RUNS_FOLDER / (f"{name}-then" if place else name))
+        results = run(supernet, train_split, watched, recipe, RUNS_FOLDER / (f"{name}-then" if place else name))
     if named.calibrated:
         calibrate_classifier(supernet, validation)
     # what is stored is what is measured: float16 weights, read back
@@ -159,7 +159,7 @@ def train(name: str, folder: Path | None = None) -> Path:
         for size, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest()))
     }
     provenance["accuracy"] = {size: _describe(result, "test") for size, result in measured.items()}
-    provenance["last_round"] = rows[-1]
+    provenance["last_round"] = results[-1].to_json()
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
     write_atomically(folder / "README.md", checkpoint_card(name, _provenance(named), named.parts, supernet, measured))
     return folder

@@ -32,9 +32,9 @@ class Recipe:
 
     # Who takes part.
     setting: str = "large"  # the system setting: which devices the clients are, see `space.SYSTEM_SETTINGS`
-    clients: int = 100
+    clients: int = 100  # all devices of the federation, each with its own part of the training data
     participants: int = 10  # clients drawn in each round
-    rounds: int = 90
+    rounds: int = 90  # in each of them the participants train, and the server averages once
     dirichlet: float | None = None  # concentration of the label skew between clients; None: IID shards
 
     # What size of network each of them trains.
@@ -47,15 +47,15 @@ class Recipe:
     size_power: float = 1.0
 
     # How a client trains.
-    local_epochs: int = 1
+    local_epochs: int = 1  # passes of a client over its data in one round
     local_steps: int | None = None  # batches in a local epoch at most, drawn anew every time; None: all its data
-    batch_size: int = 32
+    batch_size: int = 32  # examples in one step of a client
     learning_rate: float = 3e-5  # of the first round; falls along a cosine over `cosine_rounds` ...
     final_learning_rate_share: float = 0.05  # ... down to this share of it
-    cosine_rounds: int = 160
+    cosine_rounds: int = 160  # a run with fewer rounds stops part-way down the cosine
     cooldown_rounds: int = 30  # over this many final rounds the rate also falls linearly to 0
     local_warmup_steps: int = 5  # steps in which the rate rises: a fresh Adam takes its largest steps first
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of AdamW
     gradient_clip: float = 1.0  # largest norm of the gradient of all weights together
     # A module whose weights have a root mean square below this learns slower in proportion. Adam's steps have one
     # size, which would wipe out matrices that a folded LayerScale has made small (relative steps as in Adafactor,
@@ -80,9 +80,9 @@ class Recipe:
     # noisier than one that all cover. "all": the published rule, for comparison: the sum of the weights themselves
     # is divided by all clients, as if those without the entry had sent 0, which shrinks it.
     divide: str = "coverage"
-    server_momentum: float = 0.5
+    server_momentum: float = 0.5  # share of the last round's step that is added to the new one
     average_rounds: int = 1  # the result is the mean over this many final rounds, smoother than any one of them
-    seed: int = 0
+    seed: int = 0  # of all that is random: shards, participants, sizes, order of examples
 
     def __post_init__(self) -> None:
         whole = ("clients", "participants", "rounds", "local_epochs", "local_steps", "batch_size", "cosine_rounds")

@@ -1,4 +1,4 @@
-"""Who takes part in federated training: local data, device classes, and the submodel that each client trains."""
+"""The rounds of a run before it begins: who trains which submodel, its costs, and what aggregation alone does."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from ..errors import TrainingError
-from ..space import DEVICE_CAPS, SIZE_TOKENS, SYSTEM_SETTINGS, SubmodelConfig, near_share
+from ..space import DEVICE_CAPS, SIZE_TOKENS, SYSTEM_SETTINGS, Axis, SubmodelConfig, near_share
 from ..supernet import Supernet
 from .recipe import Recipe
+from .server import State, Update, aggregate
 
 
 def partition(labels: torch.Tensor, clients: int, dirichlet: float | None, seed: int) -> list[torch.Tensor]:
@@ -109,3 +110,24 @@ def count_run(supernet: Supernet, recipe: Recipe, labels: torch.Tensor) -> list[
     """What every round of a run on training examples with these labels costs its clients (see `count_round`)."""
     owned = [len(part) for part in partition(labels, recipe.clients, recipe.dirichlet, recipe.seed)]
     return [count_round(supernet, recipe, number, owned) for number in range(recipe.rounds)]
+
+
+def idle_rounds(supernet: Supernet, recipe: Recipe, rounds: int) -> torch.Tensor:
+    """Size of the first layer's FFN weights after each round in which no client learned anything.
+
+    Shape (rounds + 1, FFN width): for every neuron the root mean square of its incoming weights, relative to the
+    start. The ideal is 1 everywhere. The supernet is not modified.
+    """
+    parameter = next(p for p in supernet.parameters if p.layer == 0 and p.axes == (Axis.FFN, Axis.HIDDEN))
+    name, start = parameter.name, supernet.model.get_parameter(parameter.name).detach()
+    weights: State = {name: start.clone()}
+    sizes = [start.norm(dim=1)]
+    for number in range(rounds):
+        updates = []
+        for _, config in plan_round(supernet, recipe, number):
+            sent = parameter.region(weights[name], config.widths(0), supernet.slicing_heads)
+            updates.append(Update(config, {name: sent.clone()}, 1, 0.0))
+        change, _ = aggregate(weights, [parameter], supernet.slicing_heads, updates, recipe.divide)
+        weights[name] += change[name]
+        sizes.append(weights[name].norm(dim=1))
+    return torch.stack(sizes) / sizes[0]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,36 @@ REMOVED = {"shrink_rounds": 0}  # options that recipes had once, with the value 
 STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """One round of a run: its clients, their mean loss, and the validation accuracy of both ends of the space."""
+
+    round: int  # from 1
+    learning_rate: float
+    clients: int  # whose updates were used
+    loss: float
+    refused: dict[str, str] = field(default_factory=dict)  # number of a client -> why its update was not used
+    full: float
+    smallest: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of the log; `RoundResult(**line)` is its inverse."""
+        return {key: value for key, value in asdict(self).items() if key != "refused" or value}
+
+
 def run(
     supernet: Supernet, train: Split, validation: Split, recipe: Recipe, folder: Path, *, workers: int = 2
-) -> list[dict[str, Any]]:
-    """Train `supernet` in place and return one row of metrics per round.
+) -> list[RoundResult]:
+    """Train `supernet` in place and return the result of every round.
 
     After every round the server's state and a line of metrics (on `validation`, never on test) are
     written to `folder`; a stopped run resumes from there and reaches the same weights, bit for bit.
     `workers` clients are trained side by side, each on one core; the result does not depend on it.
 
     Example:
-        supernet, processor = start("vit-small-fashion-mnist-large-budget")
+        supernet, processor = start(RECIPES["vit-small-fashion-mnist-large-budget"])
         train, validation = (load_split("fashion_mnist", s, processor=processor) for s in ("train", "validation"))
-        rows = run(supernet, train, validation, Recipe(rounds=10), Path("runs/mine"))
+        results = run(supernet, train, validation, Recipe(rounds=10), Path("runs/mine"))
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
@@ -49,12 +66,12 @@ def run(
     average = {name: torch.zeros_like(weight) for name, weight in weights.items() if recipe.average_rounds > 1}
     kept = {"weights": weights, "momentum": momentum, "average": average}
     identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
-    rows = _resume(folder, identity, kept)
+    results = _resume(folder, identity, kept)
     recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
     shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
     # the weight of an average round; clients tell the server their weights, not their data
     expected = sum(client_weight(shard, recipe) for shard in shards) / recipe.clients * recipe.participants
-    bar = tqdm(range(len(rows), recipe.rounds), initial=len(rows), total=recipe.rounds, desc="rounds")
+    bar = tqdm(range(len(results), recipe.rounds), initial=len(results), total=recipe.rounds, desc="rounds")
     for number in bar:
         rate = learning_rate(recipe, number)
         whole = supernet.costs.patches
@@ -74,23 +91,32 @@ def run(
             plan = plan_round(supernet, recipe, number)
             updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
         server_update(supernet, momentum, updates, recipe, expected)
-        row: dict[str, Any] = {"round": number + 1, "learning_rate": rate, "clients": len(updates)}
-        row["loss"] = sum(u.loss for u in updates) / max(1, len(updates))
-        if refused:
-            row["refused"] = refused
         averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
         shown = average if averaged > 0 else {}
         for name, mean in shown.items():
             mean.add_((weights[name] - mean) / averaged)
         with _replaced(weights, shown):
-            for name, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
-                row[name] = evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
-        rows.append(row)
-        _save(folder, identity, rows, kept)
-        bar.set_postfix(full=f"{row['full']:.3f}", smallest=f"{row['smallest']:.3f}", loss=f"{row['loss']:.3f}")
+            full, smallest = (
+                evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
+                for config in (supernet.space.largest(), supernet.space.smallest())
+            )
+        loss = sum(u.loss for u in updates) / max(1, len(updates))
+        results.append(
+            RoundResult(
+                round=number + 1,
+                learning_rate=rate,
+                clients=len(updates),
+                loss=loss,
+                refused=refused,
+                full=full,
+                smallest=smallest,
+            )
+        )
+        _save(folder, identity, results, kept)
+        bar.set_postfix(full=f"{full:.3f}", smallest=f"{smallest:.3f}", loss=f"{loss:.3f}")
     for name, mean in average.items():
         weights[name].copy_(mean)
-    return rows
+    return results
 
 
 def _sound(
@@ -144,24 +170,24 @@ def _one_thread_each(workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _save(folder: Path, identity: dict[str, Any], rows: list[dict[str, Any]], kept: dict[str, State]) -> None:
-    # weights and rows in one file, swapped in whole: a kill between two files could tear them apart
+def _save(folder: Path, identity: dict[str, Any], results: list[RoundResult], kept: dict[str, State]) -> None:
+    # weights and results in one file, swapped in whole: a kill between two files could tear them apart
     tensors = {f"{kind}.{name}": tensor for kind, state in kept.items() for name, tensor in state.items()}
-    metadata = {"identity": json.dumps(identity), "rows": json.dumps(rows)}
+    metadata = {"identity": json.dumps(identity), "rows": json.dumps([result.to_json() for result in results])}
     with replacing(folder / STATE_FILE) as part:
         save_file(tensors, part, metadata=metadata)
-    _write_log(folder, rows)
+    _write_log(folder, results)
 
 
-def _write_log(folder: Path, rows: list[dict[str, Any]]) -> None:
-    write_atomically(folder / LOG_FILE, "".join(json.dumps(row) + "\n" for row in rows))
+def _write_log(folder: Path, results: list[RoundResult]) -> None:
+    write_atomically(folder / LOG_FILE, "".join(json.dumps(result.to_json()) + "\n" for result in results))
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity["recipe"], "space": identity["space"], "data": identity["data"]}
 
 
-def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> list[dict[str, Any]]:
+def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> list[RoundResult]:
     path = folder / STATE_FILE
     if not path.exists():
         return []
@@ -180,6 +206,6 @@ def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> l
     for key, tensor in tensors.items():
         kind, _, name = key.partition(".")
         kept[kind][name].copy_(tensor)
-    rows: list[dict[str, Any]] = json.loads(metadata["rows"])
-    _write_log(folder, rows)  # a kill may have come between the state and its log
-    return rows
+    results = [RoundResult(**row) for row in json.loads(metadata["rows"])]
+    _write_log(folder, results)  # a kill may have come between the state and its log
+    return results

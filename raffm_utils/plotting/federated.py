@@ -13,17 +13,19 @@ from .style import AXIS_LABELS, BLUE, GREEN, ORANGE, PURPLE, VERMILION, label_ax
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..federated import RoundResult
+
 
 _SIZES = {"full": ("*", VERMILION), "half": ("o", BLUE), "smallest": ("D", PURPLE)}
 _BINS = 12
 
 
-def plot_rounds(rows: Sequence[Mapping[str, Any]], ax: "Axes | None" = None) -> "Axes":
+def plot_rounds(results: "Sequence[RoundResult]", ax: "Axes | None" = None) -> "Axes":
     """Validation accuracy of the full and the smallest network after every round of `simulation.run`; the Axes."""
     ax = ax or new_axes((7.0, 3.8))
     for size in ("full", "smallest"):
         marker, colour = _SIZES[size]
-        numbers, accuracy = [row["round"] for row in rows], [100 * row[size] for row in rows]
+        numbers, accuracy = [result.round for result in results], [100 * getattr(result, size) for result in results]
         ax.plot(numbers, accuracy, marker=marker, color=colour, label=size, markersize=5)
     label_axes(ax, "Round", "Validation accuracy (%)")
     ax.legend(fontsize=9)

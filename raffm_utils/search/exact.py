@@ -118,9 +118,7 @@ def best_submodels(
     return list(dict.fromkeys([*found, *by_width]))[:number]
 
 
-def largest_submodel(
-    space: ElasticSpace, budget: Budget | None = None, metric: str = "parameters", tokens: int | None = None
-) -> SubmodelConfig:
+def largest_submodel(space: ElasticSpace, budget: Budget | None = None, metric: str = "parameters") -> SubmodelConfig:
     """The submodel with the highest cost of all inside `budget`; among equals, the one with the most even layers.
 
     Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
@@ -128,15 +126,12 @@ def largest_submodel(
     _check_metric(metric)
     if metric == "peak_activation_bytes":  # no sum over layers
         raise ElasticSpaceError(f"metric={metric!r} is set by one layer alone: ask for the largest by another metric")
-    return _Search(space, _Size(space, metric, tokens)).best_by_hidden(budget or Budget())[0]
+    budget = budget or Budget()
+    return _Search(space, _Size(space, metric, budget.tokens)).best_by_hidden(budget)[0]
 
 
 def pareto_front(
-    space: ElasticSpace,
-    predictor: Predictor,
-    metric: str = "parameters",
-    tokens: int | None = None,
-    points: int = 40,
+    space: ElasticSpace, predictor: Predictor, metric: str = "parameters", points: int = 40
 ) -> list[FrontPoint]:
     """The best submodels at up to `points` limits spread evenly over one cost, from small to large.
 
@@ -146,11 +141,11 @@ def pareto_front(
     if points < 2:
         raise ElasticSpaceError(f"points={points}: a front needs at least 2")
     search, front = _Search(space, predictor.surface), dict[SubmodelConfig, FrontPoint]()
-    for limit in np.linspace(*space.reach(metric, tokens), points):
-        limits: dict[str, Any] = {f"max_{metric}": float(limit), "tokens": tokens}
+    for limit in np.linspace(*space.reach(metric), points):
+        limits: dict[str, Any] = {f"max_{metric}": float(limit)}
         config = search.best_by_hidden(Budget(**limits))[0]
         if config not in front:
-            front[config] = FrontPoint(config, space.cost_of(config, metric, tokens), predictor.predict(config))
+            front[config] = FrontPoint(config, space.cost_of(config, metric), predictor.predict(config))
     return list(front.values())
 
 

@@ -21,7 +21,6 @@ from .predictor import AccuracyPredictor, Predicted
 def with_quota(
     fleet: Iterable[DeviceClass],
     supernet: Supernet,
-    tokens: int | None = None,
     shares: Mapping[str, float] = DEVICE_CAPS,
 ) -> tuple[DeviceClass, ...]:
     """The same classes, each with memory for a share of the full network, looked up by the name of the class.
@@ -30,7 +29,7 @@ def with_quota(
     shares are the assumed sizes that the classes trained with. As in training, no quota is below the needs of the
     smallest submodel: its weights, and the peak activations of one example.
     """
-    fleet, costs = tuple(fleet), (supernet.cost(c, tokens) for c in (supernet.space.smallest(), supernet.full))
+    fleet, costs = tuple(fleet), (supernet.cost(c) for c in (supernet.space.smallest(), supernet.full))
     least, full = (cost.weight_bytes + (cost.peak_activation_bytes or 0) for cost in costs)
     if unknown := sorted({device.name for device in fleet} - set(shares)):
         raise FleetError(f"no share for {', '.join(unknown)}: there are those of {', '.join(shares)}")
@@ -147,9 +146,7 @@ class FleetPlan:
         return f"<table><tr>{head}</tr>{''.join(map(_html_row, self.assignments))}</table>{''.join(notes)}"
 
 
-def plan_fleet(
-    supernet: Supernet, predictor: AccuracyPredictor, fleet: Sequence[DeviceClass], tokens: int | None = None
-) -> FleetPlan:
+def plan_fleet(supernet: Supernet, predictor: AccuracyPredictor, fleet: Sequence[DeviceClass]) -> FleetPlan:
     """For every class, find the submodel with the highest predicted accuracy that fits its memory and latency.
 
     Weights and activations share the memory. Several ways to divide it are tried; at most a quarter of the difference
@@ -164,29 +161,29 @@ def plan_fleet(
         raise FleetError(f"classes {[device.name for device in fleet]}: give at least one, each once")
     if abs(total := sum(device.share for device in fleet) - 1) > 1e-6:
         raise FleetError(f"the shares of the clients add up to {1 + total:.3g}: make them add up to 1")
-    supernet.costs.tokens(tokens)  # text needs a token count: say so before any search
-    assignments = tuple(_assign(supernet, predictor, device, tokens) for device in fleet)
-    return FleetPlan(assignments, supernet.fingerprint)
+    supernet.costs.counted_at()  # text needs a token count: say so before any search
+    assignments = tuple(_assign(supernet, predictor, device) for device in fleet)
+    return FleetPlan(assignments, supernet.fingerprint())
 
 
-def _assign(supernet: Supernet, predictor: AccuracyPredictor, device: DeviceClass, tokens: int | None) -> Assignment:
+def _assign(supernet: Supernet, predictor: AccuracyPredictor, device: DeviceClass) -> Assignment:
     space = supernet.space
-    smallest = Assignment(device, space.smallest(), supernet.cost(space.smallest(), tokens))
+    smallest = Assignment(device, space.smallest(), supernet.cost(space.smallest()))
     if not _fits(smallest):  # it is the least of every cost, so nothing else does
         memory = f"{(smallest.memory_bytes or 0) / 1e6:,.1f} MB and {smallest.latency_ms:,.3g} ms"
         allowed = f"{device.memory_bytes / 1e6:,.1f} MB and {device.latency_ms:,.3g} ms"
         return Assignment(device, note=f"the smallest submodel takes {memory}, but there are {allowed}")
-    least, most = space.reach("peak_activation_bytes", tokens)
+    least, most = space.reach("peak_activation_bytes")
     # what is best with the least set aside for activations is, if it fits, the best there is
     splits = [(least, most), *((peak, peak) for peak in np.linspace(most, least, SPLITS).astype(int).tolist())]
     found: list[tuple[float, Assignment]] = []
     for aside, peak in splits:
-        budget = replace(device.budget(aside, tokens), max_peak_activation_bytes=peak)
+        budget = replace(device.budget(aside), max_peak_activation_bytes=peak)
         if not space.count(budget):
             continue
         config = best_submodel(space, predictor, budget)
         predicted = predictor.predict(config)
-        assignment = Assignment(device, config, supernet.cost(config, tokens), predicted, note=predicted.note)
+        assignment = Assignment(device, config, supernet.cost(config), predicted, note=predicted.note)
         if _fits(assignment):
             found.append((predicted.accuracy, assignment))
             if aside < peak:

@@ -28,8 +28,8 @@ class Affine(NamedTuple):
 class Budget:
     """Joint limits on the costs of a submodel, bounds included; None means no limit.
 
-    `tokens` is the sequence length that MACs and activations of a text model are counted at. Latencies need
-    `supernet.latency` and are exact to the nanosecond. `Cost` explains peak activations.
+    `tokens` replaces `Supernet.tokens`, the sequence length that MACs and activations of a text model are counted at.
+    Latencies need `supernet.latency` and are exact to the nanosecond. `Cost` explains peak activations.
 
     Example:
         >>> Budget(max_parameters=12e6, max_macs=200e6).limits()

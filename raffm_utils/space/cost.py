@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 
 from ..errors import ElasticSpaceError
 from .axes import Axis, Live, Parameter, SubmodelConfig, Use
@@ -79,8 +80,9 @@ class Cost:
 class CostModel:
     """Closed-form costs of every submodel of one network.
 
-    `image_tokens` and `patches` are None for a text model, whose MACs need a token count. `live` are the moments
-    of its family that can be the peak of activations. `latency` may be set and changed at any time.
+    `image_tokens` and `patches` are None for a text model, which takes up to `positions` tokens. Its MACs need a token
+    count: `tokens` wherever no other is given. `live` are the moments of its family that can be the peak of
+    activations. `tokens` and `latency` may be set and changed at any time.
     """
 
     def __init__(
@@ -88,51 +90,71 @@ class CostModel:
         parameters: tuple[Parameter, ...],
         *,
         patches: int | None = None,
+        positions: int | None = None,
         bytes_per_parameter: int = 4,
         live: tuple[Live, ...] = (),
     ) -> None:
         self.parameters = parameters
         self.patches = patches
+        self.positions = positions
         self.image_tokens = None if patches is None else patches + 1
         self.bytes_per_parameter = bytes_per_parameter
         self.latency: AffineLatency | None = None
+        self._tokens: int | None = None
         self._peak = PeakActivation(live, bytes_per_parameter)
         self._layers = len({p.layer for p in parameters} - {None})
         self._affine = lru_cache(maxsize=4096)(self._compute)
 
-    def tokens(self, tokens: int | None) -> int:
-        """The token count used for MACs: the model's own for images; text models need one."""
-        if self.image_tokens is not None:
-            return self.image_tokens
+    @property
+    def tokens(self) -> int | None:
+        """The token count of a text model where none is given; always None for images."""
+        return self._tokens
+
+    @tokens.setter
+    def tokens(self, tokens: int | None) -> None:
+        if tokens is None or self.image_tokens is not None:
+            self._tokens = None
+            return
+        most = self.positions or math.inf
+        if not isinstance(tokens, Integral) or not 1 <= tokens <= most:
+            raise ElasticSpaceError(f"tokens={tokens!r}: give a whole number from 1 to {most}, the model's positions")
+        self._tokens = int(tokens)
+
+    def counted_at(self, tokens: int | None = None) -> int:
+        """The token count used for MACs and activations; raises `ElasticSpaceError` if a text model has none."""
+        tokens = self._known(tokens)
         if tokens is None or tokens < 1:
             raise ElasticSpaceError(
-                f"tokens={tokens}: MACs and activations of a text model need a token count, such as tokens=64"
+                f"tokens={tokens}: MACs and activations of a text model need a token count: set supernet.tokens = 64"
             )
         return tokens
+
+    def _known(self, tokens: int | None) -> int | None:
+        return self.image_tokens or (self.tokens if tokens is None else tokens)
 
     def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         """The named costs at one hidden width, as affine functions of the total attention and FFN widths."""
         return {
             m: self._latency(tokens).affine(hidden)
             if m == LATENCY
-            else self._affine(m, hidden, self.tokens(tokens) if m == "macs" else None)
+            else self._affine(m, hidden, self.counted_at(tokens) if m == "macs" else None)
             for m in metrics
         }
 
     def peak(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int | None) -> int:
         """Peak activation memory of one example, in bytes (see `Cost`)."""
-        return self._known_peak.bytes(hidden, attention, ffn, self.tokens(tokens))
+        return self._known_peak.bytes(hidden, attention, ffn, self.counted_at(tokens))
 
     def within_peak(
         self, hidden: int, attention: Choices, ffn: Choices, tokens: int | None, limit: int
     ) -> tuple[Choices, Choices] | None:
         """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none."""
-        return self._known_peak.within(hidden, attention, ffn, self.tokens(tokens), limit)
+        return self._known_peak.within(hidden, attention, ffn, self.counted_at(tokens), limit)
 
     def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
-        """All costs of one submodel; `macs` and `peak_activation_bytes` are None for a text model without `tokens`."""
-        counted = self.image_tokens is not None or tokens is not None
-        metrics = [m for m in METRICS if m != "macs" or counted]
+        """All costs of one submodel; without a token count, `macs` and `peak_activation_bytes` of text are None."""
+        tokens = self._known(tokens)
+        metrics = [m for m in METRICS if m != "macs" or tokens is not None]
         if self.latency is not None and (self.image_tokens is not None or tokens in (None, self.latency.tokens)):
             metrics.append(LATENCY)
         totals = sum(config.attention), sum(config.ffn)
@@ -142,7 +164,7 @@ class CostModel:
             macs=macs,
             latency_ms=None if nanoseconds is None else nanoseconds / NS_PER_MS,
             peak_activation_bytes=self.peak(config.hidden, config.attention, config.ffn, tokens)
-            if counted and self._peak.live
+            if tokens is not None and self._peak.live
             else None,
             **values,
         )
@@ -162,6 +184,7 @@ class CostModel:
             raise ElasticSpaceError(
                 "latency_ms is not known before it is measured: set supernet.latency = LatencyModel.fit(supernet, ...)"
             )
+        tokens = self._known(tokens)
         if self.image_tokens is None and tokens not in (None, self.latency.tokens):
             raise ElasticSpaceError(
                 f"tokens={tokens}, but latency was measured at {self.latency.tokens}: give that number, or fit again"

@@ -52,13 +52,12 @@ class DeviceClass:
         """The most MACs that one example may need."""
         return self.macs_per_second * self.latency_ms / 1000
 
-    def budget(self, activation_bytes: float, tokens: int | None = None) -> Budget:
+    def budget(self, activation_bytes: float) -> Budget:
         """The budget when `activation_bytes` of the memory are reserved for activations and the rest is for weights."""
         return Budget(
             max_macs=self.max_macs,
             max_weight_bytes=max(0.0, self.memory_bytes - activation_bytes),
             max_peak_activation_bytes=activation_bytes,
-            tokens=tokens,
         )
 
 

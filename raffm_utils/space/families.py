@@ -37,7 +37,7 @@ def _norm(name: str) -> tuple[Row, ...]:
 
 
 def _bert_encoder(prefix: str) -> tuple[Row, ...]:
-    """The rows of everything but the head; RoBERTa's encoder has the same parts under another prefix."""
+    """The rows of everything but the classifier; RoBERTa's encoder has the same parts under another prefix."""
     embeddings, layer = f"{prefix}.embeddings", f"{prefix}.encoder.layer.{{layer}}"
     return (
         Row(f"{embeddings}.word_embeddings.weight", (None, H), table=True),

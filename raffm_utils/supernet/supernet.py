@@ -39,16 +39,18 @@ class Supernet:
         self.costs = CostModel(
             self.parameters,
             patches=family.patches(model.config),
+            positions=None if family.is_image else family.positions(model.config),
             bytes_per_parameter=self._weight_size(),
             live=family.live,
         )
         self.space: ElasticSpace = spec.space(self.layers, self.heads, self.hidden, self.ffn, self.costs)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **kwargs: Any) -> "Supernet":
+    def from_pretrained(cls, name: str | Path, *, tokens: int | None = None, **kwargs: Any) -> "Supernet":
         """Load a scalable checkpoint: a bundled name, a local folder, or a hub id.
 
-        Weights are read as float32 from safetensors, or from a `.bin` that holds nothing executable.
+        Weights are read as float32 from safetensors, or from a `.bin` that holds nothing executable. `tokens` is the
+        sequence length that MACs and activations of a text model are counted at; image models ignore it.
         `attn_implementation="eager"` and the like pass through to the model's configuration. Raises
         `CheckpointError` or `ElasticSpaceError`, naming file, key, value and remedy.
 
@@ -59,7 +61,9 @@ class Supernet:
         """
         folder = checkpoints.resolve(name)
         model, family = checkpoints.load_model(folder, **kwargs)
-        return cls(model, family, checkpoints.load_spec(folder), folder)
+        supernet = cls(model, family, checkpoints.load_spec(folder), folder)
+        supernet.tokens = tokens
+        return supernet
 
     @property
     def name(self) -> str:
@@ -73,7 +77,6 @@ class Supernet:
             raise CheckpointError("this supernet was not loaded from a folder, so it has no processor")
         return checkpoints.load_processor(self.folder, self.family, self.model.config)
 
-    @property
     def fingerprint(self) -> str:
         """A hash of the weights as they are in memory and of how they are sliced."""
         return checkpoints.fingerprint(self.model, self.spec)
@@ -101,10 +104,19 @@ class Supernet:
             >>> supernet.cost(supernet.space.smallest()).macs
             127902288
 
-        `tokens` is the sequence length for text models; image models have their own.
+        `tokens` replaces `Supernet.tokens` for this call; image models ignore both.
         """
         self.check(config)
         return self.costs.cost(config, tokens)
+
+    @property
+    def tokens(self) -> int | None:
+        """The sequence length that costs of a text model are counted at; may be changed. Images have their own."""
+        return self.costs.tokens
+
+    @tokens.setter
+    def tokens(self, tokens: int | None) -> None:
+        self.costs.tokens = tokens
 
     @property
     def latency(self) -> AffineLatency | None:

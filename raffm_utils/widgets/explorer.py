@@ -156,8 +156,7 @@ class BudgetExplorer(ipywidgets.VBox):
     Without `data` (a `Split`) everything but the evaluation works. A `predictor` adds predicted accuracies, and
     the option to show the best of them; `rows` of a sweep are drawn behind the evaluated submodels. `presets` are
     the budgets of named devices, by default those of the published system settings; `budget` is where the sliders
-    start; `tokens` is the sequence length that the costs of a text model are counted at; exports are written to the
-    folder `exports`.
+    start; exports are written to the folder `exports`. A text model needs its `Supernet.tokens`.
 
     Example:
         explorer = BudgetExplorer(supernet, load_split("fashion_mnist", "test", processor=supernet.processor))
@@ -175,7 +174,6 @@ class BudgetExplorer(ipywidgets.VBox):
         presets: Mapping[str, Budget] | None = None,
         budget: Budget | None = None,
         rng: np.random.Generator | None = None,
-        tokens: int | None = None,
         exports: str | Path = "exports",
     ) -> None:
         self.state = ExplorerState(
@@ -186,7 +184,6 @@ class BudgetExplorer(ipywidgets.VBox):
             presets=presets,
             budget=budget,
             rng=rng,
-            tokens=tokens,
             exports=exports,
         )
         state = self.state

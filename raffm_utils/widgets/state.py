@@ -81,7 +81,7 @@ def shown_submodel(
     if policy == LARGEST:
         from ..search import largest_submodel
 
-        return largest_submodel(space, budget, "parameters", budget.tokens)
+        return largest_submodel(space, budget)
     rng = np.random.default_rng([seed, draws])
     if policy == RANDOM:
         return space.sample(budget, rng)
@@ -150,7 +150,6 @@ class ExplorerState:
         presets: Mapping[str, Budget] | None = None,
         budget: Budget | None = None,
         rng: np.random.Generator | None = None,
-        tokens: int | None = None,
         exports: str | Path = "exports",
     ) -> None:
         self.supernet, self.data, self.predictor, self.rows = supernet, data, predictor, tuple(rows)
@@ -158,7 +157,7 @@ class ExplorerState:
         self.exported: Path | None = None
         self.seed = int((rng or np.random.default_rng(0)).integers(2**63))
         self.draws = 0
-        self.budget = replace(budget or Budget(), **({} if tokens is None else {"tokens": tokens}))
+        self.budget = budget or Budget()
         self.total = supernet.space.count()
         self.full = supernet.full
         self.full_cost = self.cost_of(self.full)
@@ -193,7 +192,7 @@ class ExplorerState:
 
     def cost_of(self, config: SubmodelConfig) -> Cost:
         """All costs of a submodel at the budget's token count; a text model needs one."""
-        self.supernet.costs.tokens(self.budget.tokens)
+        self.supernet.costs.counted_at(self.budget.tokens)
         return self.supernet.cost(config, self.budget.tokens)
 
     def limit(self, metric: str) -> float:
@@ -275,7 +274,7 @@ class ExplorerState:
         """Write the shown submodel as a folder of its own; None, with `failure` set, when that cannot be done."""
         self.failure, config = "", self.config
         name = f"{self.supernet.name}-{self.cost.parameters}-{hashlib.sha256(repr(config).encode()).hexdigest()[:6]}"
-        facts = about(self.supernet, config, self.budget.tokens)
+        facts = about(self.supernet, config)
         try:
             model, processor = self.supernet.extract(config), self.supernet.folder and self.supernet.processor
             export_submodel(model, self.exports / name, ("safetensors",), processor=processor, about=facts)

@@ -79,12 +79,12 @@ from helpers.explorer import FlatLatency, made_predictor, made_rows
 
 from raffm_utils import BudgetExplorer, Supernet, load_split
 
-supernet = Supernet.from_pretrained({checkpoint!r})
+supernet = Supernet.from_pretrained({checkpoint!r}, tokens=32)
 supernet.latency = FlatLatency()
-rows = made_rows(supernet, 150, tokens=32)
+rows = made_rows(supernet, 150)
 data = load_split(supernet.spec.provenance["dataset"], "test", limit={examples}, processor=supernet.processor)
-predictor = made_predictor(supernet, tokens=32)
-BudgetExplorer(supernet, data, predictor=predictor, rows=rows, tokens=32)
+predictor = made_predictor(supernet)
+BudgetExplorer(supernet, data, predictor=predictor, rows=rows)
 """
 
 

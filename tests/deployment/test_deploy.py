@@ -91,7 +91,7 @@ def test_deploy_picks_on_one_half_and_measures_on_the_other(tiny):
     assert (found.split, found.evaluation.examples) == ("validation", 40)
     assert found.evaluation.accuracy == evaluate(model, second).accuracy
     assert export.about["checkpoint"] == "tiny"
-    assert export.about["fingerprint"] == tiny.supernet.fingerprint
+    assert export.about["fingerprint"] == tiny.supernet.fingerprint()
     assert export.about["macs"] == tiny.supernet.cost(widths_of(model)).macs
     assert json.loads((tiny.out / "submodel.json").read_text())["chosen"] == export.about["chosen"]
     card = (tiny.out / "README.md").read_text()

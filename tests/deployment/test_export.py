@@ -221,7 +221,7 @@ def test_int8_holds_its_weights_in_bytes(made):
         whole = sum(len(w.raw_data) for w in onnx.load(made.folder / "model.onnx").graph.initializer)
         matrices = [w.data_type for w in proto.graph.initializer if len(w.dims) == 2]
         assert matrices.count(onnx.TensorProto.INT8) >= 6 * 3, "six in each layer"
-        assert matrices.count(onnx.TensorProto.FLOAT) <= 2, "the head"
+        assert matrices.count(onnx.TensorProto.FLOAT) <= 2, "the classifier"
         assert sum(len(w.raw_data) for w in proto.graph.initializer) < 0.6 * whole  # tiny: biases weigh much
 
 

@@ -217,7 +217,7 @@ def test_rows_hold_what_was_measured(tmp_path):
             assert getattr(row, name) == getattr(measured, name)
         assert row.loss == pytest.approx(measured.loss)
         assert all(getattr(row, metric) == getattr(cost, metric) for metric in METRICS)
-        assert (row.fingerprint, row.data_fingerprint) == (supernet.fingerprint, data.fingerprint)
+        assert (row.fingerprint, row.data_fingerprint) == (supernet.fingerprint(), data.fingerprint)
         assert (row.checkpoint, row.dataset, row.split) == ("vit", "made_up", "test")
         assert (row.tokens, row.seed, row.device) == (5, 11, "cpu")
         assert torch.__version__ in row.libraries
@@ -357,8 +357,12 @@ def test_token_counts_are_not_mixed(tmp_path):
     supernet, data, path = make_supernet("bert"), make_split("bert", examples=5), tmp_path / "rows.jsonl"
     (row,) = _sweep(supernet, path, configs=[supernet.full], data=data)
     assert row.macs is None
+    supernet.tokens = 16
     with pytest.raises(SweepError, match="tokens=None"):
-        _sweep(supernet, path, configs=[supernet.full], data=data, tokens=16)
+        _sweep(supernet, path, configs=[supernet.full], data=data)
+    path.unlink()
+    (row,) = _sweep(supernet, path, configs=[supernet.full], data=data)
+    assert (row.tokens, row.macs) == (16, supernet.cost(supernet.full, 16).macs)
 
 
 def test_a_bad_configuration_is_found_before_any_work(tmp_path, counted):

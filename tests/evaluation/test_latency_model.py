@@ -124,6 +124,12 @@ def test_text_latency_is_of_one_token_count(machine):
     assert supernet.space.count(Budget(max_latency_ms=most, tokens=8)) == supernet.space.count()
     with pytest.raises(ElasticSpaceError, match="tokens=9, but latency was measured at 8"):
         supernet.space.count(Budget(max_latency_ms=most, tokens=9))
+    supernet.tokens = 9
+    with pytest.raises(ElasticSpaceError, match="tokens=9, but latency was measured at 8"):
+        supernet.space.count(Budget(max_latency_ms=most))
+    supernet.latency = fit(supernet)
+    assert supernet.latency.tokens == 9
+    assert supernet.cost(supernet.full).latency_ms > 0
 
 
 def test_kept_measurements_are_read_again_for_the_same_setting_only(machine, cache_folder):

@@ -32,7 +32,7 @@ from raffm_utils.supernet import PER_HEAD, Supernet
 QUERY = Parameter("q", (Axis.ATTENTION, Axis.HIDDEN), Use.TOKEN, None, 0, (4, 2))  # two heads of two
 OUTPUT = Parameter("o", (Axis.HIDDEN, Axis.ATTENTION), Use.TOKEN, None, 0, (2, 4))
 INNER = Parameter("f", (Axis.FFN, Axis.HIDDEN), Use.TOKEN, None, 0, (3, 2))
-HEAD = Parameter("c", (None, Axis.HIDDEN), Use.EXAMPLE, None, None, (1, 2))
+CLASSIFIER = Parameter("c", (None, Axis.HIDDEN), Use.EXAMPLE, None, None, (1, 2))
 WIDE, NARROW = SubmodelConfig(2, (4,), (3,)), SubmodelConfig(1, (2,), (2,))
 
 
@@ -59,7 +59,7 @@ def test_aggregate_per_head_equals_the_hand_computed_case():
     # the first half of each head: rows 0 and 2 of Q, columns 0 and 2 of O
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0), Update(NARROW, narrow, 50, 0.0)]
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates)
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, updates)
     assert change["q"].tolist() == [[4, 2], [2, 2], [5, 2], [2, 4]]
     assert coverage["q"].tolist() == [[2, 1], [1, 1], [2, 1], [1, 1]]
     assert change["o"].tolist() == [[1, 2, 2.5, 2], [2, 2, 2, 2]]
@@ -74,7 +74,7 @@ def test_aggregate_contiguous_equals_the_hand_computed_case():
     # the first two rows of Q, the first two columns of O, whatever their head
     narrow = tensors(q=[[16], [38]], o=[[1, 5]], f=[[100], [310]], c=[[8]])
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0), Update(NARROW, narrow, 50, 0.0)]
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], None, updates)
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], None, updates)
     assert change["q"].tolist() == [[4, 2], [5, 2], [2, 2], [2, 4]]
     assert coverage["q"].tolist() == [[2, 1], [2, 1], [1, 1], [1, 1]]
     assert change["o"].tolist() == [[1, 2.5, 2, 2], [2, 2, 2, 2]]
@@ -84,7 +84,7 @@ def test_aggregate_contiguous_equals_the_hand_computed_case():
 def test_aggregate_leaves_what_no_client_covered():
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
     before = {name: tensor.clone() for name, tensor in OLD.items()}
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, [Update(NARROW, narrow, 1, 0.0)])
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, [Update(NARROW, narrow, 1, 0.0)])
     assert change["q"].tolist() == [[6, 0], [0, 0], [8, 0], [0, 0]]
     assert coverage["q"].tolist() == [[1, 0], [0, 0], [1, 0], [0, 0]]
     assert change["o"].tolist() == [[0, 0, 3, 0], [0, 0, 0, 0]]
@@ -96,7 +96,7 @@ def test_aggregate_leaves_what_no_client_covered():
 def test_aggregate_weighted_equals_the_hand_computed_case():
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates)
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, updates)
     assert change["q"].tolist() == [[5, 2], [2, 2], [6.5, 2], [2, 4]]  # (1 * 2 + 3 * 6) / 4 in the first entry
     assert coverage["q"].tolist() == [[4, 1], [1, 1], [4, 1], [1, 1]]
     assert change["c"].tolist() == [[1.25, 2]]
@@ -107,7 +107,7 @@ def test_what_few_clients_cover_moves_as_the_rule_says(divide: str, share: float
     """The wide client has a quarter of the weight; what all cover moves alike under every rule."""
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
-    change, _ = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates, divide)
+    change, _ = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, updates, divide)
     assert change["q"].tolist() == [[5, 2 * share], [2 * share, 2 * share], [6.5, 2 * share], [2 * share, 4 * share]]
     with pytest.raises(TrainingError, match="divide='by luck'"):
         Recipe(divide="by luck")
@@ -117,18 +117,18 @@ def test_the_published_rule_takes_what_a_client_does_not_have_for_zero():
     """The hand-computed mean of the weights themselves, padded with zeros, over all clients."""
     narrow = tensors(q=[[16], [58]], o=[[1, 6]], f=[[100], [310]], c=[[8]])
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=1.0), Update(NARROW, narrow, 5, 0.0, weight=3.0)]
-    change, _ = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates, "all", 100.0)
+    change, _ = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, updates, "all", 100.0)
     new = {name: OLD[name] + change[name] for name in OLD}
     assert new["q"].tolist() == [[(12 + 3 * 16) / 4, 22 / 4], [32 / 4, 42 / 4], [(52 + 3 * 58) / 4, 62 / 4], [18, 21]]
     assert new["o"].tolist() == [[(3 + 3 * 1) / 4, 1, (5 + 3 * 6) / 4, 1.5], [7 / 4, 8 / 4, 9 / 4, 10 / 4]]
     assert new["c"].tolist() == [[(9 + 3 * 8) / 4, 11 / 4]]
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates[1:], "all")
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, updates[1:], "all")
     assert not any(change[name][coverage[name] == 0].any() for name in OLD), "what no client has stays"
 
 
 def test_clients_without_weight_change_nothing():
     updates = [Update(WIDE, FROM_WIDE, 5, 0.0, weight=0.0)]
-    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, HEAD], 2, updates)
+    change, coverage = aggregate(OLD, [QUERY, OUTPUT, INNER, CLASSIFIER], 2, updates)
     assert not any(tensor.any() for tensor in [*change.values(), *coverage.values()])
 
 

@@ -207,7 +207,7 @@ def test_minilm_without_its_reserved_tokens_computes_what_it_did():
         with torch.no_grad():
             expected = old_model(**old(sentence, return_tensors="pt")).pooler_output
             got = model.bert(**tokenizer(sentence, return_tensors="pt")).pooler_output
-            assert not model(**tokenizer(sentence, return_tensors="pt")).logits.any(), "the head is untrained"
+            assert not model(**tokenizer(sentence, return_tensors="pt")).logits.any(), "the classifier is untrained"
         assert torch.allclose(got, expected, atol=1e-5)
     assert model.config.id2label == {0: "negative", 1: "positive"}
 
@@ -220,7 +220,7 @@ def test_a_missing_text_package_is_named_with_the_command(monkeypatch):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_foundation_model_folder_becomes_an_untrained_classifier(kind: str, tmp_path):
-    """As on the hub: the encoder without a classification head, in the form that save_pretrained writes."""
+    """As on the hub: the encoder without a classifier, in the form that save_pretrained writes."""
     base = make_model(kind, **({} if FAMILIES[kind].is_image else {"vocab_size": 300}))
     encoder = getattr(base, base.base_model_prefix)
     encoder.save_pretrained(tmp_path)

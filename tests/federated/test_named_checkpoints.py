@@ -183,7 +183,7 @@ def test_the_test_split_is_opened_only_when_training_is_over(tiny, monkeypatch):
 
 
 def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypatch, tmp_path):
-    expected = Supernet.from_pretrained(recipes.train("tiny", tiny.folder)).fingerprint
+    expected = Supernet.from_pretrained(recipes.train("tiny", tiny.folder)).fingerprint()
     monkeypatch.setattr(recipes, "RUNS_FOLDER", tmp_path / "other-runs")
     with monkeypatch.context() as patch:
         patch.setattr(recipes.checkpoints, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -195,7 +195,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypa
         raise AssertionError("trained again")
 
     monkeypatch.setattr("raffm_utils.federated.simulation.local_update", never)
-    assert Supernet.from_pretrained(recipes.train("tiny", tmp_path / "again")).fingerprint == expected
+    assert Supernet.from_pretrained(recipes.train("tiny", tmp_path / "again")).fingerprint() == expected
 
 
 def test_a_second_part_goes_on_from_the_first_in_a_folder_of_its_own(tiny, monkeypatch, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_a_second_part_goes_on_from_the_first_in_a_folder_of_its_own(tiny, monke
     assert [(recipe, name) for recipe, name, _ in runs] == [(TINY.recipe, "tiny"), (then, "tiny-then")]
     for name, parameter in alone.model.named_parameters():
         assert torch.equal(runs[1][2][name].half(), parameter.half()), "the second begins where the first ended"
-    assert both.fingerprint != alone.fingerprint
+    assert both.fingerprint() != alone.fingerprint()
     assert both.spec.provenance["rounds"] == 5
     assert both.spec.provenance["then"]["size_power"] == 3.0
     card = (tmp_path / "both" / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,14 +17,15 @@ from safetensors.torch import load_file, save_file
 from raffm_utils import files
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
-from raffm_utils.federated import Recipe, simulation
+from raffm_utils.federated import Recipe, RoundResult, simulation
 from raffm_utils.supernet import Supernet
 
-Result = tuple[Supernet, list[dict[str, Any]]]
+Result = tuple[Supernet, list[RoundResult]]
+LOGGED = ["round", "learning_rate", "clients", "loss", "full", "smallest"]  # names in the log, in this order
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Supernet, list[dict[str, Any]], Path]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Supernet, list[RoundResult], Path]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,17 +55,19 @@ def test_a_federation_learns(uninterrupted):
         after = evaluate(supernet.extract(config), unseen)
         assert after.low > 0.5, "well above the chance of one in five"
         assert after.accuracy > before.accuracy + 0.2
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1].loss < rows[0].loss
 
 
 def test_every_round_has_a_row_of_validation_metrics(uninterrupted):
     supernet, rows, folder = uninterrupted
-    assert [row["round"] for row in rows] == list(range(1, RECIPE.rounds + 1))
-    assert [row["clients"] for row in rows] == [RECIPE.participants] * RECIPE.rounds
+    assert [row.round for row in rows] == list(range(1, RECIPE.rounds + 1))
+    assert [row.clients for row in rows] == [RECIPE.participants] * RECIPE.rounds
     validation = learnable_split(100, 2, "validation")
     for name, config in (("full", supernet.space.largest()), ("smallest", supernet.space.smallest())):
-        assert rows[-1][name] == evaluate(supernet.extract(config), validation).accuracy
-    assert rows == [json.loads(line) for line in (folder / simulation.LOG_FILE).read_text().splitlines()]
+        assert getattr(rows[-1], name) == evaluate(supernet.extract(config), validation).accuracy
+    lines = [json.loads(line) for line in (folder / simulation.LOG_FILE).read_text().splitlines()]
+    assert rows == [RoundResult(**line) for line in lines]
+    assert [list(line) for line in lines] == [LOGGED] * RECIPE.rounds
 
 
 def test_the_network_of_a_run_is_the_mean_over_its_last_rounds(tmp_path, monkeypatch, uninterrupted):
@@ -214,11 +216,14 @@ def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatc
 
     monkeypatch.setattr(simulation, "local_update", harmed)
     supernet, rows = run_tiny(tmp_path, recipe=recipe)[:2]
-    assert [row["clients"] for row in rows] == [4, 3]
-    assert "refused" not in rows[0]
-    assert list(rows[1]["refused"]) == [str(victim)]
+    assert [row.clients for row in rows] == [4, 3]
+    assert not rows[0].refused
+    assert list(rows[1].refused) == [str(victim)]
+    lines = [json.loads(line) for line in (tmp_path / simulation.LOG_FILE).read_text().splitlines()]
+    assert [list(line) for line in lines] == [LOGGED, [*LOGGED[:4], "refused", *LOGGED[4:]]]
+    assert run_tiny(tmp_path, recipe=recipe)[1] == rows, "read back with the reason"
     reason = {"nan": "fc2.weight is not finite", "shape": "fc2.weight of shape", "names": "other parameters"}[harm]
-    assert reason in rows[1]["refused"][str(victim)]
+    assert reason in rows[1].refused[str(victim)]
     assert f"client {victim} is refused" in capsys.readouterr().out
     assert all(bool(p.isfinite().all()) for p in supernet.model.parameters())
 
@@ -242,7 +247,7 @@ def test_a_round_whose_updates_are_all_refused_changes_nothing(tmp_path, monkeyp
 
     monkeypatch.setattr(simulation, "local_update", harmed)
     supernet, rows = run_tiny(tmp_path, recipe=replace(RECIPE, rounds=1))[:2]
-    assert (rows[0]["clients"], len(rows[0]["refused"])) == (0, RECIPE.participants)
+    assert (rows[0].clients, len(rows[0].refused)) == (0, RECIPE.participants)
     for p, q in zip(supernet.model.parameters(), make_even_supernet().model.parameters(), strict=True):
         assert torch.equal(p, q)
 

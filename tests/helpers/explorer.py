@@ -88,13 +88,11 @@ class FlatLatency(AffineLatency):
         return Affine(1_000_000 + 10_000 * hidden, 1_000, 500)
 
 
-def made_rows(
-    supernet: Supernet, number: int = 60, split: str = "validation", tokens: int | None = None
-) -> list[SweepRow]:
+def made_rows(supernet: Supernet, number: int = 60, split: str = "validation") -> list[SweepRow]:
     """Rows of a sweep that never ran: wide FFNs are good, chance adds a little."""
     rng, rows = np.random.default_rng(0), []
     for config in dict.fromkeys(supernet.space.sample(None, rng) for _ in range(number)):
-        cost = supernet.cost(config, tokens)
+        cost = supernet.cost(config)
         accuracy = 0.65 + 0.25 * sum(config.ffn) / sum(supernet.full.ffn) + rng.normal(0, 0.02)
         given: dict[str, Any] = dict(
             checkpoint="test",
@@ -112,12 +110,12 @@ def made_rows(
             device="cpu",
             seconds=0.1,
             libraries="",
-            tokens=tokens,
+            tokens=supernet.tokens,
         )
         rows.append(SweepRow(config=config, **given, **{metric: getattr(cost, metric) for metric in METRICS}))
     return rows
 
 
-def made_predictor(supernet: Supernet, tokens: int | None = None) -> AccuracyPredictor:
+def made_predictor(supernet: Supernet) -> AccuracyPredictor:
     """A predictor that knows wide FFNs to be good."""
-    return AccuracyPredictor.fit(made_rows(supernet, tokens=tokens), supernet.space)
+    return AccuracyPredictor.fit(made_rows(supernet), supernet.space)

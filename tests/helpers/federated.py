@@ -11,7 +11,7 @@ from conftest import make_supernet
 from transformers import ViTImageProcessorPil
 
 from raffm_utils.data import Pixels, Split
-from raffm_utils.federated import Recipe
+from raffm_utils.federated import Recipe, RoundResult
 from raffm_utils.supernet import Supernet
 
 LABELS = tuple("abcde")
@@ -67,7 +67,7 @@ def learnable_split(examples: int, seed: int, split: str = "train", name: str = 
     return Split(name, split, labels, LABELS, raw, fingerprint, torch.arange(examples), encoded)
 
 
-def run_tiny(folder: Path, *, workers: int = 2, recipe: Recipe = RECIPE) -> tuple[Supernet, list[dict[str, Any]]]:
+def run_tiny(folder: Path, *, workers: int = 2, recipe: Recipe = RECIPE) -> tuple[Supernet, list[RoundResult]]:
     """A federation from the same start every time; returns the trained supernet and its rows."""
     from raffm_utils.federated import simulation
 

@@ -127,11 +127,11 @@ def text_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_text_checkpoint(project / "tiny", "bert")
     space = json.loads((folder / "elastic_space.json").read_text())
     (folder / "elastic_space.json").write_text(json.dumps({**space, "provenance": {"dataset": "movie_reviews"}}))
-    supernet = Supernet.from_pretrained(folder)
+    supernet = Supernet.from_pretrained(folder, tokens=16)
     configs = spread_over_widths(supernet.space, 60, np.random.default_rng(0))
     for split, name in (("test", "tiny"), ("validation", "tiny-validation")):
         data = load_split("movie_reviews", split, limit=32, processor=supernet.processor)
-        sweep(supernet, configs, data, project / "figures" / "data" / f"{name}.jsonl", tokens=16, progress=False)
+        sweep(supernet, configs, data, project / "figures" / "data" / f"{name}.jsonl", progress=False)
     return project
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.plotting import Row
 
+from raffm_utils.federated import RoundResult
 from raffm_utils.plotting import (
     plot_heterogeneity,
     plot_rounds,
@@ -23,7 +24,13 @@ def _close_figures():
 
 
 def test_rounds_are_drawn_for_both_ends():
-    ax = plot_rounds([{"round": 1, "full": 0.4, "smallest": 0.3}, {"round": 2, "full": 0.6, "smallest": 0.5}])
+    ends = ((0.4, 0.3), (0.6, 0.5))
+    ax = plot_rounds(
+        [
+            RoundResult(round=number, learning_rate=1.0, clients=4, loss=1.0, full=full, smallest=smallest)
+            for number, (full, smallest) in enumerate(ends, 1)
+        ]
+    )
     full, smallest = ax.get_lines()
     assert full.get_ydata().tolist() == [40, 60]
     assert smallest.get_ydata().tolist() == [30, 50]

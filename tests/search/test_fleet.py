@@ -35,10 +35,10 @@ MACS = {config: SUPERNET.cost(config).macs for config in EVERY}
 def make_row(config: SubmodelConfig, accuracy: float, **changes: Any) -> SweepRow:
     cost = SUPERNET.cost(config)
     values: dict[str, Any] = dict(
-        checkpoint="tiny", fingerprint=SUPERNET.fingerprint, config=config, parameters=cost.parameters, macs=cost.macs,
-        weight_bytes=cost.weight_bytes, tokens=None, dataset="made_up", split="validation", data_fingerprint="0123",
-        examples=1000, accuracy=accuracy, low=accuracy - 0.02, high=accuracy + 0.01, f1=accuracy, loss=0.5, seed=0,
-        device="cpu", seconds=1.0, libraries="none",
+        checkpoint="tiny", fingerprint=SUPERNET.fingerprint(), config=config, parameters=cost.parameters,
+        macs=cost.macs, weight_bytes=cost.weight_bytes, tokens=None, dataset="made_up", split="validation",
+        data_fingerprint="0123", examples=1000, accuracy=accuracy, low=accuracy - 0.02, high=accuracy + 0.01,
+        f1=accuracy, loss=0.5, seed=0, device="cpu", seconds=1.0, libraries="none",
     )  # fmt: skip
     return SweepRow(**(values | changes))
 
@@ -215,7 +215,10 @@ def test_text_needs_a_token_count():
     supernet = make_supernet("bert")
     with pytest.raises(ElasticSpaceError, match="token count"):
         plan_fleet(supernet, PREDICTOR, [device()])
-    short, long = (plan_fleet(supernet, PREDICTOR, [device()], tokens).assignments[0] for tokens in (4, 16))
+    found = []
+    for supernet.tokens in (4, 16):
+        found += plan_fleet(supernet, PREDICTOR, [device()]).assignments
+    short, long = found
     assert short.memory_bytes < long.memory_bytes
     assert short.latency_ms < long.latency_ms
 

@@ -2,10 +2,11 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs
+from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet, some_configs
 
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.evaluation import count_macs_fvcore, count_macs_torch
@@ -97,6 +98,41 @@ def test_text_needs_tokens_and_images_have_their_own():
     with pytest.raises(ElasticSpaceError, match="tokens=0"):
         text.cost(config, 0)
     assert text.cost(config, 8).parameters == text.cost(config).parameters
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_the_token_count_is_set_once_for_everything_that_counts(kind):
+    supernet = make_supernet(kind)
+    space, config = supernet.space, supernet.full
+    at = {tokens: supernet.cost(config, tokens) for tokens in (8, 16)}
+    for tokens in (8, 16):  # changed later, it changes what is counted
+        supernet.tokens = tokens
+        assert supernet.cost(config) == at[tokens]
+        assert space.reach("macs") == space.reach("macs", tokens)
+        assert space.cost_of(config, "peak_activation_bytes") == at[tokens].peak_activation_bytes
+        assert supernet.cost(config, 8) == at[8], "a count that is given wins"
+        limits = dict(max_macs=0.8 * at[tokens].macs, max_peak_activation_bytes=at[tokens].peak_activation_bytes - 1)
+        inside = space.count(Budget(**limits))
+        assert 0 < inside < space.count()
+        assert inside == space.count(Budget(**limits, tokens=tokens)) != space.count(Budget(**limits, tokens=12))
+        drawn = space.sample(Budget(**limits), np.random.default_rng(0))
+        assert supernet.cost(drawn).macs <= limits["max_macs"]
+    supernet.tokens = None
+    assert supernet.cost(config).macs is None
+
+
+def test_a_token_count_is_a_number_that_the_model_takes():
+    supernet = make_supernet("roberta")  # 24 positions, of which two are never used
+    supernet.tokens = 22
+    for tokens in (0, -1, 23, 8.5, "8"):
+        with pytest.raises(ElasticSpaceError, match=rf"tokens={tokens!r}: give a whole number from 1 to 22"):
+            supernet.tokens = tokens
+        assert supernet.tokens == 22
+    image = make_supernet("vit")
+    before = image.cost(image.full)
+    image.tokens = 999
+    assert image.tokens is None
+    assert image.cost(image.full) == before
 
 
 def test_vit_base_has_its_well_known_costs():

@@ -332,16 +332,19 @@ def test_published_space_is_counted_and_drawn_from_quickly(name):
     budget = Budget(max_parameters=middle, min_macs=space.reach("macs")[0] * 1.05)
     rng = np.random.default_rng(0)
     space.count(budget)
-    counts, draws = [], []
-    for _ in range(25):  # the best of many: the machine may be busy
+    counts, draws, units = [], [], []
+    for _ in range(25):  # the best of many, beside work of a known size: the machine may be slow or busy
         start = time.perf_counter()
         space.count(budget)
         between = time.perf_counter()
         space.sample(budget, rng)
         counts.append(between - start)
-        draws.append(time.perf_counter() - between)
-    assert min(counts) < 0.020
-    assert min(draws) < 0.002
+        end = time.perf_counter()
+        draws.append(end - between)
+        sum(range(20_000))
+        units.append(time.perf_counter() - end)
+    assert min(counts) < 10 * min(units)
+    assert min(draws) < 20 * min(units)
 
 
 @given(st.integers(1, 900), st.lists(st.tuples(st.integers(1, 900), st.integers(1, 4000)), min_size=1, max_size=24))

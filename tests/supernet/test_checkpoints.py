@@ -283,7 +283,7 @@ def test_bin_files_are_read(tmp_path, kind, zipped):
     supernet = make_supernet(kind)
     checkpoints.save(tmp_path, supernet.model, supernet.spec, None, torch.float32)
     _bin_instead(tmp_path, lambda t, path: torch.save(t, path, _use_new_zipfile_serialization=zipped))
-    assert Supernet.from_pretrained(tmp_path).fingerprint == supernet.fingerprint
+    assert Supernet.from_pretrained(tmp_path).fingerprint() == supernet.fingerprint()
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle"])
@@ -431,7 +431,7 @@ def test_round_trip(kind_and_supernet, tmp_path, dtype):
         assert other.dtype == torch.float32
         assert torch.equal(one.to(dtype).float(), other)
     if dtype is torch.float32:
-        assert again.fingerprint == supernet.fingerprint
+        assert again.fingerprint() == supernet.fingerprint()
     with torch.inference_mode():
         one, other = (net.model(**make_inputs(kind)).logits for net in (supernet, again))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5 if dtype is torch.float32 else 0.05)
@@ -468,6 +468,9 @@ def test_text_folders_as_the_library_writes_them(kind, tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(supernet.model(**inputs).logits, library(**inputs).logits)
     assert supernet.family.model_type == kind
+    assert (supernet.tokens, Supernet.from_pretrained(tmp_path, tokens=16).tokens) == (None, 16)
+    with pytest.raises(ElasticSpaceError, match="tokens=25"):
+        Supernet.from_pretrained(tmp_path, tokens=25)
     # 24 positions, of which RoBERTa leaves those up to its padding's unused
     assert supernet.processor.model_max_length == (22 if kind == "roberta" else 24)
     assert make_tokenizer(kind).model_max_length > 10**9
@@ -503,7 +506,7 @@ def test_position_numbers_in_older_text_folders_are_passed_over(kind, tmp_path):
     supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, kind))
     numbers = {f"{kind}.embeddings.position_ids": torch.arange(24)[None]}
     save_file(load_file(tmp_path / WEIGHTS) | numbers, tmp_path / WEIGHTS, metadata={"format": "pt"})
-    assert Supernet.from_pretrained(tmp_path).fingerprint == supernet.fingerprint
+    assert Supernet.from_pretrained(tmp_path).fingerprint() == supernet.fingerprint()
 
 
 def test_reference_folders_with_old_names_are_read(tmp_path):
@@ -512,7 +515,7 @@ def test_reference_folders_with_old_names_are_read(tmp_path):
     assert supernet.model.config._attn_implementation == "eager"
     checkpoints.save(tmp_path / "ours", supernet.model, supernet.spec, None, torch.float32)
     again = Supernet.from_pretrained(tmp_path / "ours")
-    assert again.fingerprint == supernet.fingerprint
+    assert again.fingerprint() == supernet.fingerprint()
     assert again.space == supernet.space
 
 

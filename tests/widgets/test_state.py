@@ -212,7 +212,9 @@ def test_text_model_needs_a_token_count():
     supernet = text_supernet()
     with pytest.raises(RaffmError, match="tokens"):
         ExplorerState(supernet)
-    short, long = (ExplorerState(supernet, tokens=tokens) for tokens in (8, 64))
+    short = ExplorerState(supernet, budget=Budget(tokens=8))
+    supernet.tokens = 64
+    long = ExplorerState(supernet)
     assert short.full_cost.macs < long.full_cost.macs
     long.set_limit("macs", 0.8 * long.full_cost.macs)
     assert 0 < long.count < long.total

@@ -319,7 +319,8 @@ def test_without_data_evaluate_says_what_to_do(supernet):
 
 def test_text_explorer():
     supernet = text_supernet()
-    explorer = BudgetExplorer(supernet, predictor=made_predictor(supernet, tokens=16), tokens=16)
+    supernet.tokens = 16
+    explorer = BudgetExplorer(supernet, predictor=made_predictor(supernet))
     assert list(explorer.sliders) == ["parameters", "macs", "weight_bytes", "peak_activation_bytes"]
     low, high = ends(explorer.sliders["macs"])
     explorer.sliders["macs"].value = 0.3 * low + 0.7 * high
