@@ -96,8 +96,7 @@ def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | N
     for found in export.formats:
         line = f"  {found.file:24} {found.bytes / 1e6:8.2f} MB"
         if result := found.evaluation:
-            interval = f"{result.low:.1%} to {result.high:.1%}"
-            line += f"  {result.accuracy:.1%} ({interval}) of {result.examples:,} validation examples"
+            line += f"  {result} of {result.examples:,} validation examples"
         print(line)
 
 

@@ -163,4 +163,4 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
     rows = sweep(supernet, spread, data, path, seed=seed)
     for row in rows if submodels is None else ():
         size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
-        print(f"{size}: {row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of {row.examples:,} {split} examples")
+        print(f"{size}: {row:.2%} of {row.examples:,} {split} examples")

@@ -317,7 +317,7 @@ def _formats(export: Export) -> str:
         measured = "not measured | | |"
         if result := found.evaluation:
             where = f"{result.examples:,} of {found.dataset} {found.split}"
-            measured = f"{result.accuracy:.2%} | {result.low:.2%} to {result.high:.2%} | {where} |"
+            measured = f"{result.accuracy:.2%} | {result.between('.2%')} | {where} |"
         lines.append(
             f"| {found.format} | `{found.file}` | {found.bytes / 1e6:.2f} | {measured} "
             f"{found.max_logit_difference:.1e} ({found.compared_on}) |"

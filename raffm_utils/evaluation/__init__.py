@@ -5,6 +5,7 @@
 
 from .accuracy import Evaluation, ends, eval_mode, evaluate, logits_of, sweep
 from .crosscheck import Positional, count_macs_fvcore, count_macs_torch, measure_peak_activation_bytes
+from .interval import Interval
 from .latency import LatencyModel, measure_latency_ms, processor_name
 from .sentences import Prediction, predict
 from .sweep_file import ENDS, SweepRow, read_sweep

@@ -16,6 +16,7 @@ from ..data import DATASETS
 from ..errors import CheckpointError, DataError
 from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
+from .interval import Interval
 from .sweep_file import SweepRow, append, repair
 
 if TYPE_CHECKING:
@@ -23,15 +24,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Interval):
     """What was measured; `low` and `high` are the 95 % Wilson interval of `accuracy`, all three from 0 to 1.
 
     `f1` is the macro average over the classes that occur, `loss` the mean cross-entropy in nats.
     """
 
-    accuracy: float
-    low: float
-    high: float
     f1: float
     loss: float
     examples: int
@@ -58,7 +56,6 @@ def evaluate(
         >>> evaluate(supernet.extract(supernet.full), data).examples
         100
     """
-    from scipy.stats import binomtest
     from sklearn.metrics import f1_score
 
     _check_fit(model, data)
@@ -76,10 +73,13 @@ def evaluate(
     seconds = time.perf_counter() - start
     truth, predicted = torch.cat(parts, dim=1)
     hits = int((truth == predicted).sum())
-    interval = binomtest(hits, done).proportion_ci(0.95, method="wilson")
     f1 = float(f1_score(truth.numpy(), predicted.numpy(), average="macro", zero_division=0.0))
     return Evaluation(
-        hits / done, float(interval.low), float(interval.high), f1, loss / done, done, done / max(seconds, 1e-9)
+        **vars(Interval.wilson(hits, done)),
+        f1=f1,
+        loss=loss / done,
+        examples=done,
+        examples_per_second=done / max(seconds, 1e-9),
     )
 
 

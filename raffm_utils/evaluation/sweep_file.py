@@ -9,13 +9,14 @@ from typing import Any
 
 from ..errors import ElasticSpaceError, SweepError
 from ..space import SubmodelConfig
+from .interval import Interval
 
 ENDS = "ends"  # the subfolder of figures/data with full, half and smallest networks on whole splits
 _ROW_START = b'{"checkpoint": '  # how every row begins
 
 
 @dataclass(frozen=True)
-class SweepRow:
+class SweepRow(Interval):
     """One submodel evaluated once: a line of a sweep file.
 
     `macs` are of one example of `tokens` tokens, None where no count was given; `seed` is what the
@@ -34,9 +35,6 @@ class SweepRow:
     split: str
     data_fingerprint: str
     examples: int
-    accuracy: float
-    low: float
-    high: float
     f1: float
     loss: float
     seed: int | None

@@ -237,7 +237,7 @@ def checkpoint_card(
         cost, result = supernet.cost(config, SIZE_TOKENS), measured[size]
         lines.append(
             f"| {size} | {cost.parameters:,} | {cost.encoder_parameters:,} | {cost.macs:,} | {result.accuracy:.2%} | "
-            f"{result.low:.2%} to {result.high:.2%} | {result.f1:.2%} | {result.examples:,} |"
+            f"{result.between('.2%')} | {result.f1:.2%} | {result.examples:,} |"
         )
     lines += ["", f"Made by `make train NAME={name}`, with this recipe:", ""]
     for place, part in enumerate(parts):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation import LatencyModel, SweepRow
-from ..search import Estimate, FleetPlan, FrontPoint, HeldOut
+from ..evaluation import Interval, LatencyModel, SweepRow
+from ..search import FleetPlan, FrontPoint, HeldOut
 from ..space import PRESETS
 from .style import AXIS_LABELS, BLUE, GREEN, ORANGE, PURPLE, VERMILION, label_axes, new_axes
 
@@ -128,7 +128,7 @@ def plot_fleet(plan: FleetPlan, ax: "Axes | None" = None) -> "Axes":
         left += width
     for measured, style in ((False, "--"), (True, ":")):
         if (mean := plan.mean(measured=measured)) is not None:
-            label = f"mean {'measured' if measured else 'predicted'}: {_fleet_text(mean)}"
+            label = f"mean {'measured' if measured else 'predicted'}: {mean}"
             ax.axhline(100 * mean.accuracy, color="#333333", linestyle=style, linewidth=1.2, label=label)
     ax.set_xlim(0, 100)
     ax.margins(y=0.12)
@@ -192,7 +192,7 @@ def class_colours(names: Iterable[str]) -> dict[str, str]:
     return {name: _COLOURS[order.index(name) % len(_COLOURS)] for name in found}
 
 
-def _point(ax: "Axes", place: float, value: Estimate | SweepRow, *, vertical: bool, **looks: Any) -> None:
+def _point(ax: "Axes", place: float, value: Interval, *, vertical: bool, **looks: Any) -> None:
     centre = 100 * value.accuracy
     whisker = [[centre - 100 * value.low], [100 * value.high - centre]]
     looks |= {"yerr" if vertical else "xerr": whisker, "capsize": 3, "zorder": 5}
@@ -217,7 +217,3 @@ def _legends(plans: Mapping[str, FleetPlan], colours: Mapping[str, str], shares:
     if any(plan.mean(measured=True) for plan in plans.values()):
         marks.append(Line2D([], [], marker="s", label="measured (95%)", **looks))
     accuracies.legend(handles=marks, ncols=2, **place)
-
-
-def _fleet_text(value: Estimate) -> str:
-    return f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})"

@@ -4,7 +4,7 @@ All choices are made on validation examples.
 """
 
 from .exact import FrontPoint, best_submodel, best_submodels, highest_between, largest_submodel, pareto_front
-from .fleet import Estimate, FleetPlan, plan_fleet, with_quota
+from .fleet import FleetPlan, plan_fleet, with_quota
 from .halving import choose
 from .predictor import MIN_ROWS, AccuracyPredictor, HeldOut, Predicted
 from .surface import FittedSurface, Surface, Terms

@@ -6,12 +6,11 @@ Only the classes and their shares of the clients are needed; no client is simula
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import FleetError
-from ..evaluation import SweepRow
+from ..evaluation import Interval, SweepRow
 from ..space import DEVICE_CAPS, Cost, DeviceClass, SubmodelConfig
 from ..supernet import Supernet
 from .exact import best_submodel
@@ -37,14 +36,6 @@ def with_quota(
 
 
 SPLITS = 5  # how many divisions of a memory between weights and activations are tried
-
-
-class Estimate(NamedTuple):
-    """An accuracy and its interval, from 0 to 1."""
-
-    accuracy: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ class FleetPlan:
         """The different submodels of the fleet, for `sweep` to measure."""
         return list(dict.fromkeys(a.config for a in self.served if a.config is not None))
 
-    def mean(self, *, measured: bool = False) -> Estimate | None:
+    def mean(self, *, measured: bool = False) -> Interval | None:
         """The mean accuracy over the clients that have a submodel; None if there is none, or one is not `measured`.
 
         All submodels share one predictor, or one set of examples, so their errors may be correlated: low and high
@@ -105,9 +96,10 @@ class FleetPlan:
         if not found:
             return None
         shares = [device.share for device, _ in found]
-        return Estimate(*(float(v) for v in np.average([value for _, value in found], axis=0, weights=shares)))
+        ends = [(value.accuracy, value.low, value.high) for _, value in found]
+        return Interval(*(float(v) for v in np.average(ends, axis=0, weights=shares)))
 
-    def worst(self, *, measured: bool = False) -> tuple[DeviceClass, Estimate] | None:
+    def worst(self, *, measured: bool = False) -> tuple[DeviceClass, Interval] | None:
         """The class with the lowest accuracy, among those that have a submodel; None as for `mean`."""
         return min(_accuracies(self, measured), key=lambda found: found[1].accuracy, default=None)
 
@@ -117,7 +109,7 @@ class FleetPlan:
         text = f"{self.coverage:4.0%} of the clients have a submodel"
         if mean is None or worst is None:
             return text
-        return f"{text}: mean {_text(mean)}, worst {worst[1].accuracy:.1%} ({worst[0].name})"
+        return f"{text}: mean {mean}, worst {worst[1].accuracy:.1%} ({worst[0].name})"
 
     def with_measured(self, rows: Iterable[SweepRow]) -> "FleetPlan":
         """The same plan with the measured accuracy wherever `rows` hold the submodel.
@@ -196,12 +188,10 @@ def _fits(assignment: Assignment) -> bool:
     return (assignment.memory_bytes or 0) <= assignment.device.memory_bytes and macs <= assignment.device.max_macs
 
 
-def _accuracies(plan: FleetPlan, measured: bool) -> list[tuple[DeviceClass, Estimate]]:
+def _accuracies(plan: FleetPlan, measured: bool) -> list[tuple[DeviceClass, Interval]]:
     """The accuracy of every class that has a submodel; empty if one of them has not been measured."""
     found = [(a.device, a.measured if measured else a.predicted) for a in plan.served]
-    return (
-        [(device, Estimate(v.accuracy, v.low, v.high)) for device, v in found if v] if all(v for _, v in found) else []
-    )
+    return [(device, v) for device, v in found if v] if all(v for _, v in found) else []
 
 
 def _html_row(a: Assignment) -> str:
@@ -212,10 +202,6 @@ def _html_row(a: Assignment) -> str:
         cells.append(f"{a.cost.parameters / 1e6:.2f} M")
         cells.append(f"{(a.memory_bytes or 0) / 1e6:,.1f} of {a.device.memory_bytes / 1e6:,.1f} MB")
         cells.append(f"{a.latency_ms:,.3g} of {a.device.latency_ms:,.3g} ms")
-        cells.append(_text(a.predicted) + (" *" if a.note else ""))
-        cells.append(_text(a.measured))
+        cells.append(f"{a.predicted}{' *' if a.note else ''}" if a.predicted else "")
+        cells.append(f"{a.measured}" if a.measured else "")
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def _text(value: Predicted | SweepRow | Estimate | None) -> str:
-    return "" if value is None else f"{value.accuracy:.1%} ({value.low:.1%} to {value.high:.1%})"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..evaluation import evaluate
+from ..evaluation import Interval, evaluate
 from ..space import SubmodelConfig
 from ..supernet import Supernet
 
@@ -19,13 +19,10 @@ MIN_EXAMPLES = 16  # in a rung: fewer would sort out by chance
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Interval):
     """One submodel in one rung; `low` and `high` are the 95 % Wilson interval of `accuracy`."""
 
     config: SubmodelConfig
-    accuracy: float
-    low: float
-    high: float
     loss: float
 
 
@@ -125,7 +122,4 @@ def _plan(number: int, data: "Split", examples: int | None, rng: np.random.Gener
 
 
 def _candidate(config: SubmodelConfig, hits: int, loss: float, examples: int) -> Candidate:
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, examples).proportion_ci(0.95, method="wilson")
-    return Candidate(config, hits / examples, float(interval.low), float(interval.high), loss / examples)
+    return Candidate(**vars(Interval.wilson(hits, examples)), config=config, loss=loss / examples)

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from ..errors import SweepError
-from ..evaluation import SweepRow
+from ..evaluation import Interval, SweepRow
 from ..space import Axis, ElasticSpace, SubmodelConfig
 from .surface import WIDTH_AXES, FittedSurface, Surface, Terms
 
@@ -17,16 +17,13 @@ MIN_ROWS = 30
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Predicted(Interval):
     """A predicted accuracy with its 90 % prediction interval, all three from 0 to 1.
 
     The interval is for a measurement of the submodel on the same validation examples. `note` warns when the
     submodel lies outside the data that the predictor was fitted to, where neither is reliable; else it is empty.
     """
 
-    accuracy: float
-    low: float
-    high: float
     note: str = ""
 
 

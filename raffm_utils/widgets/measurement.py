@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..evaluation import evaluate
+from ..evaluation import Interval, evaluate
 from ..space import Cost, SubmodelConfig
 from ..supernet import Supernet
 
@@ -17,14 +17,11 @@ BATCH_SIZE = 32  # after every batch there is progress to be seen, and a cancel 
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluated(Interval):
     """One line of the explorer's history; it can be plotted like a row of a sweep."""
 
     config: SubmodelConfig
     cost: Cost
-    accuracy: float
-    low: float
-    high: float
     examples: int
     dataset: str
     split: str
@@ -70,5 +67,11 @@ class Measurement:
 
         model = self.supernet.extract(self.config)
         measured = evaluate(model, self.data, batch_size=BATCH_SIZE, on_progress=advance)
-        shown = (measured.accuracy, measured.low, measured.high, measured.examples)
-        return Evaluated(self.config, self.cost, *shown, self.data.name, self.data.split)
+        return Evaluated(
+            *(measured.accuracy, measured.low, measured.high),
+            config=self.config,
+            cost=self.cost,
+            examples=measured.examples,
+            dataset=self.data.name,
+            split=self.data.split,
+        )

@@ -5,7 +5,6 @@ import io
 from html import escape
 
 from ..plotting import VERMILION, approximately, plot_accuracy_vs_parameters, plot_intervals
-from .measurement import Evaluated
 from .state import MACS, PARAMETERS, ExplorerState, Metric
 
 # The box opens by itself, so that the code can be selected; where scripts may run, it is copied as well.
@@ -65,7 +64,7 @@ def _predicted_html(state: ExplorerState) -> str:
     if (predicted := state.predicted) is None:
         return ""
     note = f"<br><small>{escape(predicted.note)}</small>" if predicted.note else ""
-    interval = f"(90% interval {predicted.low:.1%} to {predicted.high:.1%})"
+    interval = f"(90% interval {predicted.between()})"
     faded = "" if state.count else " raffm-faded"
     return (
         f'<div class="raffm-predicted{faded}"><b>Predicted accuracy {predicted.accuracy:.1%}</b> {interval}{note}</div>'
@@ -101,13 +100,9 @@ def _accuracy_html(state: ExplorerState) -> str:
     if (item := state.evaluated) is None:
         return "This submodel has not been evaluated yet." if state.data is not None else ""
     return (
-        f'<div role="status"><b>Accuracy {item.accuracy:.1%}</b> (95% interval {_interval(item)}), '
+        f'<div role="status"><b>Accuracy {item.accuracy:.1%}</b> (95% interval {item.between()}), '
         f"{item.examples:,} examples of {escape(item.dataset)} {escape(item.split)}</div>"
     )
-
-
-def _interval(item: Evaluated) -> str:
-    return f"{item.low:.1%} to {item.high:.1%}"
 
 
 def code_html(state: ExplorerState) -> str:
@@ -131,7 +126,7 @@ def _past_table(state: ExplorerState) -> str:
     names = ("", "Parameters", "MACs", "Accuracy", "95% interval")
     rows = "".join(
         f"<tr><td>{number}</td><td>{PARAMETERS.text(item.parameters)}</td><td>{MACS.text(MACS.of(item.cost))}</td>"
-        f"<td>{item.accuracy:.1%}</td><td>{_interval(item)}</td></tr>"
+        f"<td>{item.accuracy:.1%}</td><td>{item.between()}</td></tr>"
         for number, item in reversed(list(enumerate(state.history, start=1)))
     )
     return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{rows}</table>"
