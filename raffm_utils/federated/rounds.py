@@ -125,7 +125,7 @@ def idle_rounds(supernet: Supernet, recipe: Recipe, rounds: int) -> torch.Tensor
     for number in range(rounds):
         updates = []
         for _, config in plan_round(supernet, recipe, number):
-            sent = parameter.region(weights[name], config.widths(0), supernet.slicing_heads)
+            sent = parameter.part(weights[name], config.widths(0), supernet.slicing_heads)
             updates.append(Update(config, {name: sent.clone()}, 1, 0.0))
         change, _ = aggregate(weights, [parameter], supernet.slicing_heads, updates, recipe.divide)
         weights[name] += change[name]

@@ -58,9 +58,9 @@ def aggregate(
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:
             widths = update.config.widths(p.layer)
-            part = p.region(total, widths, heads)
-            part += update.weight * (update.state[p.name].view(part.shape) - p.region(state[p.name], widths, heads))
-            p.region(count, widths, heads).add_(update.weight)
+            part = p.part(total, widths, heads)
+            part += update.weight * (update.state[p.name].view(part.shape) - p.part(state[p.name], widths, heads))
+            p.part(count, widths, heads).add_(update.weight)
         change[p.name] = torch.where(count > 0, RULES[divide](total, count, present, expected, state[p.name]), 0)
         coverage[p.name] = count
     return change, coverage

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import ElasticSpaceError, InfeasibleBudget
-from ..space import Axis, Budget, ElasticSpace, Region, SubmodelConfig, Totals
+from ..space import Axis, Budget, ElasticSpace, Region, SubmodelConfig, Ways
 from .predictor import Predicted
 from .surface import Additive
 
@@ -15,7 +15,7 @@ from .surface import Additive
 class BestWays:
     """The best way to every total width: `best[i]` is its score for total number `i`, -inf where there is none."""
 
-    def __init__(self, totals: Totals, scores: Sequence[np.ndarray]) -> None:
+    def __init__(self, totals: Ways, scores: Sequence[np.ndarray]) -> None:
         self.totals, self._scores = totals, scores  # keeps the totals alive, whose identity is a key
         self._steps = [(np.array(c) - min(c)) // totals.unit for c in totals.choices]
         self._stages = [np.zeros(1)]
@@ -183,7 +183,7 @@ class _Search:
         row = int(scores.argmax())
         return self.score.base(region.hidden) + float(scores[row]), region, row, int(columns[row])
 
-    def _table(self, axis: Axis, totals: Totals) -> BestWays:
+    def _table(self, axis: Axis, totals: Ways) -> BestWays:
         key = (axis, id(totals))
         if key not in self._tables:
             widths = [np.array(choices) for choices in totals.choices]

@@ -47,6 +47,8 @@ Axes = tuple[Axis | None, ...]
 class Row:
     """One row of an axis table; `name` may hold `{layer}`.
 
+    `block` is the residual block that the parameter goes with: it is not there where that block has width 0. For a
+    norm it is that of the block behind it; a norm behind a block stays, since it normalises the residual stream.
     `table` marks embeddings that are looked up: one vector per word, position, token type or class token.
     """
 
@@ -55,6 +57,7 @@ class Row:
     use: Use = Use.NEVER
     role: Role | None = None
     table: bool = False
+    block: Axis | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,13 @@ class Parameter:
     layer: int | None
     shape: tuple[int, ...]
     table: bool = False
+    block: Axis | None = None
 
-    def region(self, tensor: torch.Tensor, widths: Mapping[Axis, int], heads: int | None) -> torch.Tensor:
+    def present(self, widths: Mapping[Axis, int]) -> bool:
+        """Whether a submodel with these widths has this parameter at all."""
+        return self.block is None or widths[self.block] > 0
+
+    def part(self, tensor: torch.Tensor, widths: Mapping[Axis, int], heads: int | None) -> torch.Tensor:
         """The part of `tensor` (full shape) that a submodel keeps, always as a view.
 
         With `heads`, attention keeps the first `width / heads` of every head, and that dimension comes
@@ -94,12 +102,21 @@ class Live(NamedTuple):
     """One moment in a layer: how many values of each width are in memory per token, weights excluded.
 
     Counts are for the first layer; later layers also hold the output of the embeddings, one more hidden width.
-    The peak of a network is the largest moment of any layer.
+    The peak of a network is the largest moment of any layer. A moment with attention or FFN values, never both, is one
+    of that block; `block` says so of a moment without them. A moment of no block occurs in every network.
     """
 
     hidden: int
     attention: int = 0
     ffn: int = 0
+    block: Axis | None = None
+
+    def needs(self, hidden: int, attention: int, ffn: int) -> int:
+        """Values per token in a first layer with these widths; 0 where the block is left out."""
+        block = self.block or (Axis.ATTENTION if self.attention else Axis.FFN if self.ffn else None)
+        if (block is Axis.ATTENTION and not attention) or (block is Axis.FFN and not ffn):
+            return 0
+        return self.hidden * hidden + self.attention * attention + self.ffn * ffn
 
 
 @dataclass(frozen=True)
@@ -167,16 +184,27 @@ class Family:
         for pattern, row in self._patterns:
             if match := pattern.match(name):
                 layer = int(match[1]) if match.groups() else None
-                return Parameter(name, row.axes, row.use, row.role, layer, shape, row.table)
+                return Parameter(name, row.axes, row.use, row.role, layer, shape, row.table, row.block)
         raise CheckpointError(
             f"parameter {name!r} has no row in the axis table of family {self.model_type!r}; "
             "use a plain classification checkpoint, or add the row in raffm_utils/space/families.py"
         )
 
 
+class Totals(NamedTuple):
+    """All that a cost sees of a submodel besides its hidden width: total widths, and how many blocks are present."""
+
+    attention: int
+    attention_blocks: int
+    ffn: int
+    ffn_blocks: int
+
+
 @dataclass(frozen=True)
 class SubmodelConfig:
     """The widths of one submodel: one hidden width, and attention and FFN widths for every layer.
+
+    A width of 0 leaves the block out: the residual stream passes it by. Elastic depth is the case of both in a layer.
 
     Example:
         >>> config = SubmodelConfig(hidden=48, attention=(48, 32), ffn=(64, 40))
@@ -193,6 +221,11 @@ class SubmodelConfig:
             raise ElasticSpaceError(
                 f"{len(self.attention)} attention widths and {len(self.ffn)} FFN widths: give one of each per layer"
             )
+
+    @property
+    def totals(self) -> Totals:
+        """Total widths, and the numbers of blocks that are present."""
+        return Totals(sum(self.attention), sum(map(bool, self.attention)), sum(self.ffn), sum(map(bool, self.ffn)))
 
     def widths(self, layer: int | None) -> dict[Axis, int]:
         """Width of every axis in `layer`; outside the layers only the hidden axis has one."""

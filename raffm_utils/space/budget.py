@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from ..errors import InfeasibleBudget
+from .axes import Totals
 
 METRICS = ("parameters", "macs", "weight_bytes", "encoder_parameters")  # counted for every supernet
 LATENCY, PEAK = "latency_ms", "peak_activation_bytes"
@@ -14,14 +15,16 @@ Choices = tuple[tuple[int, ...], ...]  # of every layer
 
 
 class Affine(NamedTuple):
-    """A cost `base + per_attention * sum(attention) + per_ffn * sum(ffn)` for one hidden width."""
+    """A cost at one hidden width: a constant, and what each unit of `Totals` adds."""
 
     base: int
     per_attention: int
+    per_attention_block: int
     per_ffn: int
+    per_ffn_block: int
 
-    def __call__(self, attention: int, ffn: int) -> int:
-        return self.base + self.per_attention * attention + self.per_ffn * ffn
+    def __call__(self, totals: Totals) -> int:
+        return self.base + sum(price * number for price, number in zip(self[1:], totals, strict=True))
 
 
 @dataclass(frozen=True)

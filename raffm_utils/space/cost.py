@@ -15,41 +15,55 @@ from .latency import AffineLatency
 class PeakActivation:
     """Peak bytes of activations in memory at the same time, in closed form."""
 
-    def __init__(self, live: tuple[Live, ...], bytes_per_value: int) -> None:
+    def __init__(self, live: tuple[Live, ...], bytes_per_value: int, layers_vanish: bool = False) -> None:
+        """`layers_vanish`: a layer without both blocks is not there, so that a later one can be the first."""
         self.live = live
         self.bytes_per_value = bytes_per_value
+        self.layers_vanish = layers_vanish
 
     def bytes(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int) -> int:
         """The peak of one example of `tokens` tokens: the largest moment of all layers."""
-        values = max(
-            (moment.hidden + (layer > 0)) * hidden + moment.attention * a + moment.ffn * f
-            for layer, (a, f) in enumerate(zip(attention, ffn, strict=True))
-            for moment in self.live
-        )
+        values, embeddings = self._moment(hidden, 0, 0), 0
+        for a, f in zip(attention, ffn, strict=True):
+            if not (self.layers_vanish and not a and not f):
+                values, embeddings = max(values, self._moment(hidden, a, f) + embeddings), hidden
         return tokens * values * self.bytes_per_value
 
     def within(
         self, hidden: int, attention: Choices, ffn: Choices, tokens: int, limit: int
-    ) -> tuple[Choices, Choices] | None:
-        """The choices of every layer that keep the peak within `limit` bytes; None if some layer has none.
+    ) -> list[tuple[Choices, Choices]]:
+        """The choices of every layer that keep the peak within `limit` bytes: sets without a common submodel.
 
-        A moment holds attention or FFN values, never both, so the two are limited separately.
+        A moment holds attention or FFN values, never both, so the two are limited separately. The first layer that is
+        there has one hidden width more to spend than those behind it; which it is decides what the others may have.
         """
         values = limit // (tokens * self.bytes_per_value)
-        kept = [
-            self._kept(values - (layer > 0) * hidden, hidden, attention[layer], ffn[layer]) for layer in range(len(ffn))
-        ]
-        if not all(a and f for a, f in kept):
-            return None
-        return tuple(a for a, _ in kept), tuple(f for _, f in kept)
+        if self._moment(hidden, 0, 0) > values:
+            return []
+        axes = list(zip(attention, ffn, strict=True))
+        first, later = ([self._kept(v, hidden, *layer) for layer in axes] for v in (values, values - hidden))
+        sets = [[first[0], *later[1:]]]
+        if self.layers_vanish and first != later:
+            sets = []
+            before: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+            for layer, (own_attention, own_ffn) in enumerate(first):
+                with_attention = (tuple(a for a in own_attention if a), own_ffn)
+                without = (tuple(a for a in own_attention if not a), tuple(f for f in own_ffn if f))
+                sets += [[*before, begin, *later[layer + 1 :]] for begin in (with_attention, without)]
+                before = [*before, (tuple(a for a in own_attention if not a), tuple(f for f in own_ffn if not f))]
+            sets.append(before)
+        return [tuple(zip(*layers, strict=True)) for layers in sets if all(a and f for a, f in layers)]  # type: ignore[misc]
+
+    def _moment(self, hidden: int, attention: int, ffn: int) -> int:
+        """Values per token in the largest moment of a first layer."""
+        return max(moment.needs(hidden, attention, ffn) for moment in self.live)
 
     def _kept(
         self, values: int, hidden: int, attention: tuple[int, ...], ffn: tuple[int, ...]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        left = [(moment, values - moment.hidden * hidden) for moment in self.live]
         return (
-            tuple(a for a in attention if all(moment.attention * a <= rest for moment, rest in left)),
-            tuple(f for f in ffn if all(moment.ffn * f <= rest for moment, rest in left)),
+            tuple(a for a in attention if self._moment(hidden, a, 0) <= values),
+            tuple(f for f in ffn if self._moment(hidden, 0, f) <= values),
         )
 
 
@@ -101,8 +115,13 @@ class CostModel:
         self.bytes_per_parameter = bytes_per_parameter
         self.latency: AffineLatency | None = None
         self._tokens: int | None = None
-        self._peak = PeakActivation(live, bytes_per_parameter)
-        self._layers = len({p.layer for p in parameters} - {None})
+        layers_vanish = all(p.block is not None for p in parameters if p.layer is not None)
+        self._peak = PeakActivation(live, bytes_per_parameter, layers_vanish)
+        # all layers share one table: a block's prices are read off the first that has it
+        self._first: dict[Axis, int | None] = {}
+        for p in parameters:
+            if p.block is not None:
+                self._first.setdefault(p.block, p.layer)
         self._affine = lru_cache(maxsize=4096)(self._compute)
 
     @property
@@ -133,7 +152,7 @@ class CostModel:
         return self.image_tokens or (self.tokens if tokens is None else tokens)
 
     def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
-        """The named costs at one hidden width, as affine functions of the total attention and FFN widths."""
+        """The named costs at one hidden width, as affine functions of `Totals`."""
         return {
             m: self._latency(tokens).affine(hidden)
             if m == LATENCY
@@ -147,8 +166,8 @@ class CostModel:
 
     def within_peak(
         self, hidden: int, attention: Choices, ffn: Choices, tokens: int | None, limit: int
-    ) -> tuple[Choices, Choices] | None:
-        """The choices of every layer that keep the peak within `limit` bytes; None where a layer has none."""
+    ) -> list[tuple[Choices, Choices]]:
+        """The choices of every layer that keep the peak within `limit` bytes (see `PeakActivation.within`)."""
         return self._known_peak.within(hidden, attention, ffn, self.counted_at(tokens), limit)
 
     def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
@@ -157,8 +176,7 @@ class CostModel:
         metrics = [m for m in METRICS if m != "macs" or tokens is not None]
         if self.latency is not None and (self.image_tokens is not None or tokens in (None, self.latency.tokens)):
             metrics.append(LATENCY)
-        totals = sum(config.attention), sum(config.ffn)
-        values = {m: affine(*totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
+        values = {m: affine(config.totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
         macs, nanoseconds = values.pop("macs", None), values.pop(LATENCY, None)
         return Cost(
             macs=macs,
@@ -171,7 +189,7 @@ class CostModel:
 
     def macs(self, config: SubmodelConfig, tokens: int) -> int:
         """MACs of one example at any token count, also for image models that see only some of the patches."""
-        return self._affine("macs", config.hidden, tokens)(sum(config.attention), sum(config.ffn))
+        return self._affine("macs", config.hidden, tokens)(config.totals)
 
     @property
     def _known_peak(self) -> PeakActivation:
@@ -194,9 +212,9 @@ class CostModel:
     def _compute(self, metric: str, hidden: int, tokens: int | None) -> Affine:
         if metric == "weight_bytes":
             return Affine(*(self.bytes_per_parameter * part for part in self._affine("parameters", hidden, None)))
-        base, per_attention, per_ffn = 0, 0, 0
+        base, per_width, per_block = 0, {Axis.ATTENTION: 0, Axis.FFN: 0}, {Axis.ATTENTION: 0, Axis.FFN: 0}
         for p in self.parameters:
-            if p.table and metric == "encoder_parameters":
+            if (p.table and metric == "encoder_parameters") or (p.block and p.layer != self._first[p.block]):
                 continue
             size = math.prod(
                 hidden if axis is Axis.HIDDEN else full
@@ -205,14 +223,10 @@ class CostModel:
             )
             if metric == "macs":
                 size *= {Use.TOKEN: tokens, Use.PATCH: self.patches, Use.EXAMPLE: 1, Use.NEVER: 0}[p.use] or 0
-            if Axis.ATTENTION in p.axes:
-                per_attention += size
-            elif Axis.FFN in p.axes:
-                per_ffn += size
-            else:
+            if p.block is None:
                 base += size
-        # the sums ran over all layers, which share one coefficient because they share one table
-        per_attention, per_ffn = per_attention // self._layers, per_ffn // self._layers
+            else:
+                (per_width if p.block in p.axes else per_block)[p.block] += size
         if metric == "macs" and tokens is not None:
-            per_attention += 2 * tokens**2  # Q K^T, and attention times V
-        return Affine(base, per_attention, per_ffn)
+            per_width[Axis.ATTENTION] += 2 * tokens**2  # Q K^T, and attention times V
+        return Affine(base, *(price[axis] for axis in per_width for price in (per_width, per_block)))

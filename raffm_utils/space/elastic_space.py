@@ -1,7 +1,7 @@
 """Elastic spaces: exact counts inside budgets, and exactly uniform draws.
 
 For a given hidden width every cost is affine in the total attention width and the total FFN width. A
-budget therefore sees three numbers only, and counting reduces to one-dimensional counts over the layers (`Totals`).
+budget therefore sees three numbers only, and counting reduces to one-dimensional counts over the layers (`Ways`).
 """
 
 import math
@@ -19,7 +19,7 @@ from .budget import LATENCY, NS_PER_MS, PEAK, Budget, Choices
 from .cost import CostModel
 
 
-class Totals:
+class Ways:
     """The number of ways to reach every total width, with the partial counts that draws walk back through."""
 
     def __init__(self, choices: Sequence[Sequence[int]]) -> None:
@@ -54,9 +54,9 @@ class Totals:
 
 
 @lru_cache(maxsize=256)
-def totals(choices: tuple[tuple[int, ...], ...]) -> Totals:
+def ways_to(choices: tuple[tuple[int, ...], ...]) -> Ways:
     """The totals of these choices, cached: budgets often restrict layers to the same few sets."""
-    return Totals(choices)
+    return Ways(choices)
 
 
 def span(
@@ -102,8 +102,8 @@ class Region(NamedTuple):
     """
 
     hidden: int
-    attention: Totals
-    ffn: Totals
+    attention: Ways
+    ffn: Ways
     first: np.ndarray
     last: np.ndarray
     ways: np.ndarray
@@ -206,7 +206,7 @@ class ElasticSpace:
         if metric == PEAK:
             return self._known_costs.peak(config.hidden, config.attention, config.ffn, tokens)
         affine = self._known_costs.affine(config.hidden, tokens, (metric,))[metric]
-        return affine(sum(config.attention), sum(config.ffn))
+        return affine(config.totals)
 
     @property
     def _known_costs(self) -> CostModel:
@@ -219,17 +219,19 @@ class ElasticSpace:
         limits = budget.limits()
         _, peak = limits.pop(PEAK, (None, None))
         kept: tuple[Choices, Choices] | None = (self.attention, self.ffn)
-        unlimited = attention, ffn = totals(self.attention), totals(self.ffn)
+        unlimited = attention, ffn = ways_to(self.attention), ways_to(self.ffn)
         regions = []
         for hidden in self.hidden:
             if peak is not None:
-                kept = self._known_costs.within_peak(hidden, self.attention, self.ffn, budget.tokens, peak)
-                attention, ffn = (totals(kept[0]), totals(kept[1])) if kept else unlimited
+                sets = self._known_costs.within_peak(hidden, self.attention, self.ffn, budget.tokens, peak)
+                kept = sets[0] if sets else None
+                attention, ffn = (ways_to(kept[0]), ways_to(kept[1])) if kept else unlimited
             first = np.zeros(len(attention.values), dtype=np.int64)
             last = np.full(len(attention.values), len(ffn.values) if kept else 0, dtype=np.int64)
             affine = self._known_costs.affine(hidden, budget.tokens, limits) if limits else {}
             for metric, (low, high) in limits.items():
-                base, per_attention, per_ffn = affine[metric]
+                base, per_attention, per_attention_block, per_ffn, per_ffn_block = affine[metric]
+                base += len(self.ffn) * (per_attention_block + per_ffn_block)  # until widths may be 0
                 least, most = span(ffn.values, base + per_attention * attention.values, per_ffn, low, high)
                 first, last = np.maximum(first, least), np.minimum(last, most)
             last = np.maximum(first, last)

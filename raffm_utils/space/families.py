@@ -19,8 +19,9 @@ H, F = Axis.HIDDEN, Axis.FFN
 def _linear(
     name: str, out_axis: Axis | None, in_axis: Axis | None, use: Use = Use.TOKEN, role: Role | None = None
 ) -> tuple[Row, ...]:
-    bias = Row(f"{name}.bias", (out_axis,), role=role)
-    return Row(f"{name}.weight", (out_axis, in_axis), use, role), bias
+    block = next((axis for axis in (out_axis, in_axis) if axis in (Axis.ATTENTION, F)), None)
+    bias = Row(f"{name}.bias", (out_axis,), role=role, block=block)
+    return Row(f"{name}.weight", (out_axis, in_axis), use, role, block=block), bias
 
 
 def _attention(prefix: str, query: str, key: str, value: str, output: str) -> tuple[Row, ...]:
@@ -32,8 +33,9 @@ def _attention(prefix: str, query: str, key: str, value: str, output: str) -> tu
     )
 
 
-def _norm(name: str) -> tuple[Row, ...]:
-    return Row(f"{name}.weight", (H,)), Row(f"{name}.bias", (H,))
+def _norm(name: str, before: Axis | None = None) -> tuple[Row, ...]:
+    """A norm; one that stands `before` a block is there for that block alone."""
+    return Row(f"{name}.weight", (H,), block=before), Row(f"{name}.bias", (H,), block=before)
 
 
 def _bert_encoder(prefix: str) -> tuple[Row, ...]:
@@ -64,9 +66,9 @@ VIT = Family(
         Row("vit.embeddings.position_embeddings", (None, None, H), table=True),
         Row("vit.embeddings.patch_embeddings.projection.weight", (H, None, None, None), Use.PATCH),
         Row("vit.embeddings.patch_embeddings.projection.bias", (H,)),
-        *_norm(f"{_VIT_LAYER}.layernorm_before"),
+        *_norm(f"{_VIT_LAYER}.layernorm_before", before=Axis.ATTENTION),
         *_attention(f"{_VIT_LAYER}.attention", "q_proj", "k_proj", "v_proj", "o_proj"),
-        *_norm(f"{_VIT_LAYER}.layernorm_after"),
+        *_norm(f"{_VIT_LAYER}.layernorm_after", before=F),
         *_linear(f"{_VIT_LAYER}.mlp.fc1", F, H),
         *_linear(f"{_VIT_LAYER}.mlp.fc2", H, F),
         *_norm("vit.layernorm"),
@@ -132,7 +134,7 @@ DISTILBERT = Family(
     attention_module=f"{_DISTILBERT_LAYER}.attention",
     head_size_name="attention_head_size",
     # the attention output projection; the activation; the second FFN product; the norm behind the FFN
-    live=(Live(2, attention=4), Live(2, ffn=2), Live(3, ffn=1), Live(5)),
+    live=(Live(2, attention=4), Live(2, ffn=2), Live(3, ffn=1), Live(5, block=F)),
     hidden_key="dim",
     ffn_key="hidden_dim",
     heads_key="n_heads",

@@ -1,8 +1,8 @@
-"""Latency models for budgets: affine in the total widths, fitted to a few measured submodels.
+"""Latency models for budgets: affine in what the other costs see, fitted to a few measured submodels.
 
-As for the other costs, latency is affine in the total attention width and the total FFN width for each hidden
-width; here the three coefficients are themselves affine in the hidden width, so that a few measurements determine
-all six numbers. None is negative: wider is never predicted to be faster.
+For each hidden width, latency is affine in the total widths and in the numbers of blocks present, as the other costs
+are: a block costs its norm and its launches, however narrow it is. The coefficients are themselves affine in the
+hidden width, so that a few measurements determine all of them. None is negative: more is never predicted to be faster.
 """
 
 from dataclasses import dataclass
@@ -37,13 +37,12 @@ class AffineLatency:
     tokens: int | None = None
 
     def affine(self, hidden: int) -> Affine:
-        """Nanoseconds of one batch at a hidden width, as an affine function of the total widths."""
-        base, attention, ffn = self._coefficients @ (1, hidden)
-        return Affine(round(base), round(attention), round(ffn))
+        """Nanoseconds of one batch at a hidden width, as an affine function of `Totals`."""
+        return Affine(*(round(value) for value in self._coefficients @ (1, hidden)))
 
     def predict_ms(self, config: SubmodelConfig) -> float:
         """Milliseconds of one batch."""
-        return self.affine(config.hidden)(sum(config.attention), sum(config.ffn)) / NS_PER_MS
+        return self.affine(config.hidden)(config.totals) / NS_PER_MS
 
     @cached_property
     def held_out_error(self) -> float:
@@ -53,15 +52,19 @@ class AffineLatency:
 
     @cached_property
     def _coefficients(self) -> np.ndarray:
-        """Nanoseconds: base, per attention width and per FFN width (rows), constant and per hidden width (columns).
+        """Nanoseconds as `Affine` names them (rows), constant and per hidden width (columns).
 
-        The fit minimises relative errors, so that small submodels are predicted as well as large ones.
+        The fit minimises relative errors, so that small submodels are predicted as well as large ones. What was the
+        same in all measurements (without blocks left out: their number) cannot be told from the constant: it gets 0.
         """
         from scipy.optimize import nnls
 
-        widths = np.array([(1, sum(c.attention), sum(c.ffn)) for c, _ in self.measured], dtype=float)
+        totals = np.array([(1, *c.totals) for c, _ in self.measured], dtype=float)
         hidden = np.array([(1, c.hidden) for c, _ in self.measured], dtype=float)
-        terms = (widths[:, :, None] * hidden[:, None, :]).reshape(len(widths), 6)
+        told = np.flatnonzero((totals != totals[0]).any(axis=0) | (np.arange(totals.shape[1]) == 0))
+        terms = (totals[:, told, None] * hidden[:, None, :]).reshape(len(totals), -1)
         terms /= NS_PER_MS * np.array([measured for _, measured in self.measured])[:, None]
         scale = np.linalg.norm(terms, axis=0)
-        return (nnls(terms / scale, np.ones(len(terms)))[0] / scale).reshape(3, 2)
+        found = np.zeros((totals.shape[1], 2))
+        found[told] = (nnls(terms / scale, np.ones(len(terms)))[0] / scale).reshape(-1, 2)
+        return found

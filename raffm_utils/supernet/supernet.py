@@ -160,7 +160,7 @@ class Supernet:
         tensors: dict[int, nn.Parameter] = {}
         for p, full in zip(self.parameters, self._tensors, strict=True):
             widths = config.widths(p.layer)
-            part = p.region(full.data, widths, self.slicing_heads)
+            part = p.part(full.data, widths, self.slicing_heads)
             if part.ndim > len(p.shape):  # heads, and what is kept of each, come apart
                 part = part.reshape(p.narrowed_shape(widths))
             if copy:

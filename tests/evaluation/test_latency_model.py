@@ -58,7 +58,7 @@ def fit(supernet, **changes) -> LatencyModel:
 def test_recovers_a_machine_that_is_affine(machine):
     supernet = make_supernet(space=SPACE)
     model = fit(supernet)
-    assert model.affine(40) == (116_000, 1100, 440)
+    assert model.affine(40) == (116_000, 1100, 0, 440, 0)
     assert model.held_out_error < 1e-4
     for config in (supernet.space.smallest(), supernet.space.largest()):
         assert model.predict_ms(config) == pytest.approx(machine.ms(config), rel=1e-4)

@@ -85,7 +85,7 @@ class FlatLatency(AffineLatency):
         super().__init__((), ())
 
     def affine(self, hidden: int) -> Affine:
-        return Affine(1_000_000 + 10_000 * hidden, 1_000, 500)
+        return Affine(1_000_000 + 10_000 * hidden, 1_000, 0, 500, 0)
 
 
 def made_rows(supernet: Supernet, number: int = 60, split: str = "validation") -> list[SweepRow]:

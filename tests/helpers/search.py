@@ -20,7 +20,7 @@ class Costs(CostModel):
     def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         base, attention, ffn = self.scale
         return {
-            m: Affine(base * hidden, attention * hidden + i * i, ffn * hidden + 5 * i)
+            m: Affine(base * hidden, attention * hidden + i * i, 0, ffn * hidden + 5 * i, 0)
             for i, m in enumerate(METRICS)
             if m in metrics
         }

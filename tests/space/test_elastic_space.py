@@ -49,7 +49,7 @@ class MadeUpCosts:
         found = {}
         for metric in metrics:
             constant, per_hidden, per_attention, per_ffn = self.coefficients[AFFINE.index(metric)]
-            found[metric] = Affine(constant + per_hidden * hidden**2, per_attention * hidden, per_ffn * hidden)
+            found[metric] = Affine(constant + per_hidden * hidden**2, per_attention * hidden, 0, per_ffn * hidden, 0)
         return found
 
     def peak(self, hidden, attention, ffn, tokens):
