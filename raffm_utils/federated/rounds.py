@@ -125,6 +125,8 @@ def idle_rounds(supernet: Supernet, recipe: Recipe, rounds: int) -> torch.Tensor
     for number in range(rounds):
         updates = []
         for _, config in plan_round(supernet, recipe, number):
+            if not parameter.present(config.widths(0)):
+                continue
             sent = parameter.part(weights[name], config.widths(0), supernet.slicing_heads)
             updates.append(Update(config, {name: sent.clone()}, 1, 0.0))
         change, _ = aggregate(weights, [parameter], supernet.slicing_heads, updates, recipe.divide)

@@ -3,7 +3,7 @@
 `client.py` is the other end.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,11 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Update:
-    """A client's result: the submodel it trained, its new weights, the number of examples, and its weight."""
+    """A client's result: the submodel it trained, its new weights, the number of examples, and its weight.
+
+    `state` goes by the names that parameters have in the supernet: in a submodel without some of the layers, those
+    behind them have other numbers.
+    """
 
     config: SubmodelConfig
     state: State
@@ -26,13 +30,19 @@ class Update:
     weight: float = 1.0
 
 
-def fault(update: Update, sent: Mapping[str, torch.Tensor]) -> str | None:
-    """Check an update against the weights that were `sent`; returns what is wrong with it, or None."""
+def present(parameters: Iterable[Parameter], config: SubmodelConfig) -> list[Parameter]:
+    """The parameters that a submodel has, in the order in which it has them."""
+    return [p for p in parameters if p.present(config.widths(p.layer))]
+
+
+def fault(update: Update, config: SubmodelConfig, parameters: Iterable[Parameter]) -> str | None:
+    """Check an update against the submodel `config` that was sent; returns what is wrong with it, or None."""
+    sent = {p.name: p.narrowed_shape(config.widths(p.layer)) for p in present(parameters, config)}
     if update.state.keys() != sent.keys():
         return f"other parameters than were sent ({len(update.state)} instead of {len(sent)})"
-    for name, tensor in sent.items():
-        if update.state[name].shape != tensor.shape:
-            return f"{name} of shape {tuple(update.state[name].shape)}, not {tuple(tensor.shape)}"
+    for name, shape in sent.items():
+        if update.state[name].shape != shape:
+            return f"{name} of shape {tuple(update.state[name].shape)}, not {shape}"
         if not bool(update.state[name].isfinite().all()):
             return f"{name} is not finite"
     return None
@@ -52,16 +62,18 @@ def aggregate(
     updates. An entry that no client covered has change 0.
     """
     change, coverage = {}, {}
-    present = sum(update.weight for update in updates)
-    expected = present if expected_weight is None else expected_weight
+    everyone = sum(update.weight for update in updates)
+    expected = everyone if expected_weight is None else expected_weight
     for p in parameters:
         total, count = torch.zeros_like(state[p.name]), torch.zeros_like(state[p.name])
         for update in updates:
             widths = update.config.widths(p.layer)
+            if not p.present(widths):
+                continue
             part = p.part(total, widths, heads)
             part += update.weight * (update.state[p.name].view(part.shape) - p.part(state[p.name], widths, heads))
             p.part(count, widths, heads).add_(update.weight)
-        change[p.name] = torch.where(count > 0, RULES[divide](total, count, present, expected, state[p.name]), 0)
+        change[p.name] = torch.where(count > 0, RULES[divide](total, count, everyone, expected, state[p.name]), 0)
         coverage[p.name] = count
     return change, coverage
 

@@ -125,7 +125,7 @@ def _sound(
     """The usable updates, and the reasons why those of other clients are refused, printed at once."""
     sound, refused = [], {}
     for (number, config), update in zip(plan, updates, strict=True):
-        if wrong := fault(update, dict(supernet.extract(config).named_parameters())):
+        if wrong := fault(update, config, supernet.parameters):
             refused[str(number)] = wrong
             tqdm.write(f"client {number} is refused in this round: {wrong}")
         else:

@@ -24,6 +24,7 @@ from raffm_utils.federated import (
     rate_share,
     server_update,
 )
+from raffm_utils.federated.server import fault
 from raffm_utils.space import DEVICE_CAPS, SYSTEM_SETTINGS, Axis, Parameter, SubmodelConfig, Use
 from raffm_utils.supernet import PER_HEAD, Supernet
 
@@ -154,6 +155,55 @@ def test_aggregate_undoes_extraction(kind_and_supernet: tuple[str, Supernet]):
         p.data += change[name]
     for name, p in supernet.extract(config).named_parameters():
         assert torch.allclose(p, trained[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vit", "bert"])
+def test_blocks_that_a_client_does_not_have_stay_as_they_are(kind: str):
+    """Against a dense computation: every update laid into zeros of full size, beside a mask of what it covers."""
+    supernet = make_supernet(kind, slicing=PER_HEAD)
+    state = {name: p.data for name, p in supernet.model.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    full = supernet.full
+    layers = len(full.ffn)
+    gaps = [
+        SubmodelConfig(full.hidden, (0, *full.attention[1:]), (*full.ffn[:-1], 0)),
+        SubmodelConfig(full.hidden, (full.attention[0], *[0] * (layers - 1)), (full.ffn[0] // 2, *[0] * (layers - 1))),
+        SubmodelConfig(full.hidden, full.attention, (0,) * layers),
+    ]
+    updates, covered = [], {name: torch.zeros(len(gaps), *tensor.shape) for name, tensor in state.items()}
+    dense = {name: torch.zeros(len(gaps), *tensor.shape) for name, tensor in state.items()}
+    for number, config in enumerate(gaps):
+        sent = {}
+        for p in supernet.parameters:
+            block = config.attention if p.block is Axis.ATTENTION else config.ffn
+            if p.layer is not None and p.block is not None and not block[p.layer]:
+                continue
+            rows = [slice(None)] * len(p.shape)
+            if Axis.FFN in p.axes:
+                rows[p.axes.index(Axis.FFN)] = slice(config.ffn[p.layer or 0])
+            sent[p.name] = torch.randn(state[p.name][tuple(rows)].shape, generator=generator)
+            dense[p.name][number][tuple(rows)] = 2.0**number * (sent[p.name] - state[p.name][tuple(rows)])
+            covered[p.name][number][tuple(rows)] = 2.0**number
+        updates.append(Update(config, sent, 1, 0.0, weight=2.0**number))
+        assert fault(updates[-1], config, supernet.parameters) is None
+    change, coverage = aggregate(state, supernet.parameters, supernet.slicing_heads, updates)
+    for name in state:
+        assert torch.equal(coverage[name], covered[name].sum(0)), name
+        expected = dense[name].sum(0) / covered[name].sum(0).clamp(min=1)
+        assert torch.allclose(change[name], expected, atol=1e-5), name
+    untouched = next(p.name for p in supernet.parameters if p.layer == layers - 1 and p.axes == (Axis.FFN, Axis.HIDDEN))
+    assert not coverage[untouched].any()
+    assert not change[untouched].any()
+
+
+def test_an_update_without_a_block_that_was_sent_is_faulty_and_one_with_too_much_too():
+    supernet = make_even_supernet()
+    without = SubmodelConfig(48, (48, 0), (64, 64))
+    whole = {name: p.detach().clone() for name, p in supernet.model.named_parameters()}
+    part = {p.name: whole[p.name] for p in supernet.parameters if p.layer != 1 or p.block is not Axis.ATTENTION}
+    assert fault(Update(without, part, 1, 0.0), without, supernet.parameters) is None
+    assert "other parameters" in str(fault(Update(without, whole, 1, 0.0), without, supernet.parameters))
+    assert "other parameters" in str(fault(Update(without, part, 1, 0.0), supernet.full, supernet.parameters))
 
 
 # --- the server ---
