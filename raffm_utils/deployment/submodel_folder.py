@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError
-from ..space import Axis, Family, SubmodelConfig, family_of
-from ..supernet import ElasticSpec, Supernet, checkpoints
+from ..space import Family, SubmodelConfig, family_of
+from ..supernet import ElasticSpec, Supernet, checkpoints, read_widths
 
 SUBMODEL_FILE = "submodel.json"
 WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
@@ -23,13 +23,7 @@ WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
 
 def widths_of(model: PreTrainedModel) -> SubmodelConfig:
     """The actual widths of a model's parameters."""
-    found: dict[Axis, dict[int, int]] = {axis: {} for axis in Axis}
-    for p in family_of(model.config.model_type).parameters(model):
-        for axis, width in zip(p.axes, p.shape, strict=True):
-            if axis is not None:
-                found[axis][p.layer or 0] = width
-    attention, ffn = (tuple(width for _, width in sorted(found[axis].items())) for axis in (Axis.ATTENTION, Axis.FFN))
-    return SubmodelConfig(found[Axis.HIDDEN][0], attention, ffn)
+    return read_widths(family_of(model.config.model_type).parameters(model))
 
 
 def stock_config(model: PreTrainedModel) -> Any:

@@ -5,4 +5,4 @@
 
 from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, quiet, resolve
 from .spec import CONTIGUOUS, PER_HEAD, ElasticSpec
-from .supernet import Group, Supernet, group
+from .supernet import Group, Supernet, group, read_widths

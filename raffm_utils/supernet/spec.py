@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ElasticSpaceError
-from ..space import CostModel, ElasticSpace
+from ..space import CostModel, ElasticSpace, SubmodelConfig
 
 PER_HEAD, CONTIGUOUS = "per_head", "contiguous"
 ATTENTION_KEY, FFN_KEY, HIDDEN_KEY = "atten_out_space", "inter_hidden_space", "residual_hidden_space"
@@ -74,38 +74,53 @@ class ElasticSpec:
         spaces = {key: value for key, value in keys.items() if value is not None}
         return {**spaces, "head_slicing": self.head_slicing, "provenance": dict(self.provenance)}
 
-    def space(self, layers: int, heads: int, hidden: int, ffn: int, costs: CostModel | None = None) -> ElasticSpace:
+    def space(self, full: SubmodelConfig, heads: int, costs: CostModel | None = None) -> ElasticSpace:
         """The space of a network with these full widths; raises `ElasticSpaceError` when it does not fit."""
         return ElasticSpace(
-            self._fit(HIDDEN_KEY, self.hidden, 1, hidden, 1)[0],
-            self._fit(ATTENTION_KEY, self.attention, layers, heads * (hidden // heads), heads),
-            self._fit(FFN_KEY, self.ffn, layers, ffn, 1),
+            self._fit(HIDDEN_KEY, self.hidden, (full.hidden,), 1)[0],
+            self._fit(ATTENTION_KEY, self.attention, full.attention, heads),
+            self._fit(FFN_KEY, self.ffn, full.ffn, 1),
             costs,
         )
 
+    def within(self, space: ElasticSpace, config: SubmodelConfig) -> "ElasticSpec":
+        """What a submodel of this space offers as a supernet of its own: its widths, and all choices below them."""
+        return replace(
+            self,
+            attention=tuple(map(_within, space.attention, config.attention)),
+            ffn=tuple(map(_within, space.ffn, config.ffn)),
+            hidden=_within(space.hidden, config.hidden),
+        )
+
     def _fit(
-        self, key: str, choices: Widths | tuple[Widths, ...] | None, layers: int, full: int, step: int
+        self, key: str, choices: Widths | tuple[Widths, ...] | None, full: Widths, step: int
     ) -> tuple[Widths, ...]:
+        """The choices of every layer, given the full width of every layer."""
         if choices is None:
-            return ((full,),) * layers
+            return tuple((width,) for width in full)
         nested = isinstance(choices[0], tuple)
-        groups: Any = choices if nested else (choices,) * layers
-        if len(groups) != layers:
+        groups: Any = choices if nested else (choices,) * len(full)
+        if len(groups) != len(full):
             raise ElasticSpaceError(
-                f"{self.source}: {key} has {len(groups)} lists, but the network has {layers} layers: "
+                f"{self.source}: {key} has {len(groups)} lists, but the network has {len(full)} layers: "
                 "give one list for all, or one per layer"
             )
-        for width in {width for group in groups for width in group}:
-            if width > full:
+        for layer, (group, most) in enumerate(zip(groups, full, strict=True), 1):
+            if (widest := max(group)) > most:
+                where = f"layer {layer}" if len(full) > 1 else "this network"
                 raise ElasticSpaceError(
-                    f"{self.source}: {key} holds {width}, above the full width {full} of this network: remove it, "
+                    f"{self.source}: {key} holds {widest}, above the full width {most} of {where}: remove it, "
                     "or put the weights beside it that it belongs to"
                 )
-            if width % step:
+            if odd := [width for width in group if width % step]:
                 raise ElasticSpaceError(
-                    f"{self.source}: {key} holds {width}, which {step} heads cannot share: give multiples of {step}"
+                    f"{self.source}: {key} holds {odd[0]}, which {step} heads cannot share: give multiples of {step}"
                 )
         return tuple(groups)
+
+
+def _within(choices: Widths, width: int) -> Widths:
+    return (width, *(choice for choice in choices if choice < width))
 
 
 def _choices(content: Mapping[str, Any], key: str, source: str, *, per_layer: bool) -> Any:

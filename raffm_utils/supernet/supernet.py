@@ -1,7 +1,7 @@
 """The supernet: a full network whose weights hold every submodel."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ class Supernet:
     """A scalable checkpoint in memory.
 
     Attributes:
-        model: the full network, frozen and in eval mode; all weights live here.
+        model: the full network, in eval mode and frozen unless it is `narrowed`; all weights live here.
+        full: the whole network as a configuration, whether or not the space includes it.
         space: its `ElasticSpace`, which knows the costs.
         family: its axis table; `parameters` is that table applied to this network.
         spec: what `elastic_space.json` said, provenance included.
@@ -35,7 +36,9 @@ class Supernet:
         self.folder = folder
         self.parameters: tuple[Parameter, ...] = family.parameters(model)
         self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
-        self.layers, self.heads, self.hidden, self.ffn = family.widths(model.config)
+        self.full = read_widths(self.parameters)
+        self.layers, self.hidden = len(self.full.attention), self.full.hidden
+        _, self.heads, _, _ = family.widths(model.config)
         self.costs = CostModel(
             self.parameters,
             patches=family.patches(model.config),
@@ -43,7 +46,7 @@ class Supernet:
             bytes_per_parameter=self._weight_size(),
             live=family.live,
         )
-        self.space: ElasticSpace = spec.space(self.layers, self.heads, self.hidden, self.ffn, self.costs)
+        self.space: ElasticSpace = spec.space(self.full, self.heads, self.costs)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, tokens: int | None = None, **kwargs: Any) -> "Supernet":
@@ -80,16 +83,6 @@ class Supernet:
     def fingerprint(self) -> str:
         """A hash of the weights as they are in memory and of how they are sliced."""
         return checkpoints.fingerprint(self.model, self.spec)
-
-    @property
-    def full(self) -> SubmodelConfig:
-        """The whole network as a configuration, whether or not the space includes it."""
-        return SubmodelConfig(self.hidden, (self.attention_width,) * self.layers, (self.ffn,) * self.layers)
-
-    @property
-    def attention_width(self) -> int:
-        """Width of Q, K and V in the full network."""
-        return next(p.shape[p.axes.index(Axis.ATTENTION)] for p in self.parameters if Axis.ATTENTION in p.axes)
 
     @property
     def slicing_heads(self) -> int | None:
@@ -129,20 +122,20 @@ class Supernet:
 
     def check(self, config: SubmodelConfig) -> None:
         """Raise `ElasticSpaceError` unless `config` can be cut from this network."""
-        full = self.full
         if len(config.attention) != self.layers:
             raise ElasticSpaceError(f"{len(config.attention)} layers asked, but the network has {self.layers}")
-        for axis, widths, most, step in (
-            ("hidden", (config.hidden,), full.hidden, 1),
-            ("attention", config.attention, full.attention[0], self.heads),
-            ("ffn", config.ffn, full.ffn[0], 1),
-        ):
-            for width in widths:
-                if not 0 < width <= most or width % step:
-                    raise ElasticSpaceError(
-                        f"{axis} width {width}: give a multiple of {step} from {step} to {most}"
-                        + (f" ({self.heads} heads share it)" if step > 1 else "")
-                    )
+        full, heads = self.full, self.heads
+        if not 0 < config.hidden <= full.hidden:
+            raise ElasticSpaceError(f"hidden width {config.hidden}: give 1 to {full.hidden}")
+        for layer, (width, most) in enumerate(zip(config.attention, full.attention, strict=True), 1):
+            if not 0 < width <= most or width % heads:
+                raise ElasticSpaceError(
+                    f"attention width {width} of layer {layer}: give a multiple of {heads} from {heads} to {most} "
+                    f"({heads} heads share it)"
+                )
+        for layer, (width, most) in enumerate(zip(config.ffn, full.ffn, strict=True), 1):
+            if not 0 < width <= most:
+                raise ElasticSpaceError(f"ffn width {width} of layer {layer}: give 1 to {most}")
 
     def extract(self, config: SubmodelConfig, *, copy: bool = False) -> PreTrainedModel:
         """Cut a submodel out of the supernet: an ordinary `PreTrainedModel` in eval mode.
@@ -170,6 +163,22 @@ class Supernet:
         for layer, width in enumerate(config.attention):
             self._set_head_size(model.get_submodule(self.family.attention_module.format(layer=layer)), width)
         return model  # type: ignore[return-value]
+
+    def narrowed(self, config: SubmodelConfig) -> "Supernet":
+        """A submodel as a supernet of its own: trainable weights, and the space of what lies within it.
+
+        Those of this network's parameters that the submodel has stand in the same order in both models.
+
+        Example:
+            >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
+            >>> half = supernet.narrowed(supernet.space.smallest())
+            >>> half.full == half.space.largest() == supernet.space.smallest()
+            True
+        """
+        narrowed = Supernet(self.extract(config, copy=True), self.family, self.spec.within(self.space, config))
+        narrowed.model.requires_grad_(True)
+        narrowed.tokens, narrowed.latency = self.tokens, self.latency
+        return narrowed
 
     def reorder(self, scores: Mapping[Group, torch.Tensor]) -> None:
         """Sort axes by descending score, in place, so that narrowing keeps what matters most.
@@ -201,6 +210,8 @@ class Supernet:
         setattr(narrowed, self.family.hidden_key, config.hidden)
         if len(set(config.ffn)) == 1:
             setattr(narrowed, self.family.ffn_key, config.ffn[0])
+        if self.family.head_size_name in vars(narrowed) and len(set(config.attention)) == 1:
+            setattr(narrowed, self.family.head_size_name, config.attention[0] // self.heads)
         narrowed.submodel = {"hidden": config.hidden, "attention": list(config.attention), "ffn": list(config.ffn)}
         return narrowed
 
@@ -213,6 +224,17 @@ class Supernet:
 
     def _weight_size(self) -> int:
         return next(self.model.parameters()).element_size()
+
+
+def read_widths(parameters: Iterable[Parameter]) -> SubmodelConfig:
+    """The widths of a network, read off the shapes of its parameters."""
+    found: dict[Axis, dict[int, int]] = {axis: {} for axis in Axis}
+    for p in parameters:
+        for axis, width in zip(p.axes, p.shape, strict=True):
+            if axis is not None:
+                found[axis][p.layer or 0] = width
+    attention, ffn = (tuple(width for _, width in sorted(found[axis].items())) for axis in (Axis.ATTENTION, Axis.FFN))
+    return SubmodelConfig(found[Axis.HIDDEN][0], attention, ffn)
 
 
 def group(parameter: Parameter, axis: Axis) -> Group:

@@ -4,6 +4,7 @@ import gc
 import os
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -12,8 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from raffm_utils.errors import CheckpointError, ElasticSpaceError
-from raffm_utils.space import SubmodelConfig
-from raffm_utils.supernet import PER_HEAD, Supernet
+from raffm_utils.space import Budget, SubmodelConfig
+from raffm_utils.supernet import PER_HEAD, ElasticSpec, Supernet
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 
@@ -26,10 +27,10 @@ def _logits(model, inputs):
 # --- the slow implementation: lists of kept indices, one head after the other, no module of the library
 
 
-def _kept(supernet: Supernet, width: int) -> list[int]:
+def _kept(supernet: Supernet, width: int, full: int) -> list[int]:
     if supernet.spec.head_slicing != PER_HEAD:
         return list(range(width))
-    size = supernet.attention_width // HEADS
+    size = full // HEADS
     return [head * size + i for head in range(HEADS) for i in range(width // HEADS)]
 
 
@@ -55,7 +56,8 @@ class Slow:
         return scaled * self.weights[f"{name}.weight"][self.hidden] + self.weights[f"{name}.bias"][self.hidden]
 
     def attention(self, x, names, width, mask=None):
-        kept, size = _kept(self.supernet, width), width // HEADS
+        full = len(self.weights[f"{names[0]}.weight"])
+        kept, size = _kept(self.supernet, width, full), width // HEADS
         query, key, value = (self.linear(x, name, kept, self.hidden) for name in names[:3])
         heads = []
         for head in range(HEADS):
@@ -444,6 +446,70 @@ def test_padding_has_no_influence(kind):
         for row, length in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
             alone = {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()}
             torch.testing.assert_close(_logits(model, alone)[0], together[row], **CLOSE)
+
+
+# --- a submodel as a supernet of its own
+
+
+def _some_within(space, config, count, rng):
+    """Random submodels that lie within `config`."""
+    widths = [
+        [rng.choice([w for w in c if w <= most]) for c, most in zip(choices, widest, strict=True)]
+        for _ in range(count)
+        for choices, widest in ((space.attention, config.attention), (space.ffn, config.ffn))
+    ]
+    hidden = [rng.choice([w for w in space.hidden if w <= config.hidden]) for _ in range(count)]
+    return [
+        SubmodelConfig(int(h), tuple(map(int, widths[2 * i])), tuple(map(int, widths[2 * i + 1])))
+        for i, h in enumerate(hidden)
+    ]
+
+
+def test_a_submodel_can_be_scaled_like_the_supernet_it_came_from(kind_and_supernet):
+    kind, supernet = kind_and_supernet
+    inputs, rng = make_inputs(kind), np.random.default_rng(5)
+    for outer in some_configs(supernet, 6):
+        narrowed = supernet.narrowed(outer)
+        assert narrowed.full == narrowed.space.largest() == outer
+        for config in [outer, *_some_within(supernet.space, outer, 3, rng)]:
+            assert config in narrowed.space
+            model = narrowed.extract(config)
+            torch.testing.assert_close(_logits(model, inputs), _logits(supernet.extract(config), inputs), **CLOSE)
+            assert narrowed.cost(config, 9) == supernet.cost(config, 9)
+            assert narrowed.space.cost_of(config, "parameters") == sum(p.numel() for p in model.parameters())
+    assert narrowed.space.count(Budget(max_parameters=supernet.cost(outer).parameters)) == narrowed.space.count()
+
+
+def test_a_narrowed_supernet_trains_and_leaves_the_supernet_alone(kind_and_supernet):
+    _, supernet = kind_and_supernet
+    supernet.tokens, before = 9, supernet.fingerprint()
+    outer = some_configs(supernet, 3)[-1]
+    narrowed = supernet.narrowed(outer)
+    assert narrowed.tokens == supernet.tokens
+    assert not _storages(narrowed.model) & _storages(supernet.model)
+    optimizer = torch.optim.SGD(narrowed.model.train().parameters(), lr=0.1)
+    _loss(narrowed, narrowed.model).backward()
+    optimizer.step()
+    student = narrowed.extract(narrowed.space.smallest())
+    assert not any(p.requires_grad for p in student.parameters())
+    *_, bias = narrowed.model.parameters()
+    *_, seen = student.parameters()
+    assert torch.equal(bias, seen), "a student holds what has been trained"
+    there = [p for p in supernet.parameters if p.present(outer.widths(p.layer))]
+    trained = list(narrowed.model.parameters())
+    assert [p.narrowed_shape(outer.widths(p.layer)) for p in there] == [tuple(p.shape) for p in trained]
+    assert supernet.fingerprint() == before
+
+
+def test_a_space_that_is_wider_than_a_layer_of_the_network():
+    supernet = make_supernet("vit")
+    model = supernet.extract(SubmodelConfig(36, (48, 24, 12), (64, 32, 40)))
+    with pytest.raises(ElasticSpaceError, match=r"inter_hidden_space holds 40, above the full width 32 of layer 2"):
+        Supernet(model, supernet.family, ElasticSpec.from_json({"inter_hidden_space": [40, 8]}, "file"))
+    again = Supernet(model, supernet.family, ElasticSpec.from_json({}, "file"))
+    assert again.space.largest() == again.full == SubmodelConfig(36, (48, 24, 12), (64, 32, 40))
+    with pytest.raises(ElasticSpaceError, match=r"attention width 48 of layer 2: give a multiple of 4 from 4 to 24"):
+        again.extract(SubmodelConfig(36, (48, 48, 12), (64, 32, 40)))
 
 
 def test_a_supernet_that_was_never_on_disk():
