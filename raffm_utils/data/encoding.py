@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-ENCODING_VERSION = 1  # part of every cache key: raise it when the tensors that this file makes change
+ENCODING_VERSION = 2  # part of every cache key: raise it when the tensors that this file makes change
 CHUNK = 500  # examples encoded at a time
 MAX_TOKENS = 512
 
@@ -36,6 +36,22 @@ def digest(*parts: str | bytes) -> str:
 def token_limit(tokenizer: Any) -> int:
     """The number of tokens to which sentences are truncated."""
     return int(min(tokenizer.model_max_length, MAX_TOKENS))
+
+
+def upright_rgb(image: Any) -> Any:
+    """A picture as networks get it: turned as its EXIF says, 8 bits a channel, transparent parts white.
+
+    Raises `ValueError` for more than 8 bits, which Pillow would clip at 255. `predict_image.py` does the same.
+    """
+    from PIL import Image, ImageOps
+
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"its mode {image.mode} has no fixed white: scale it to 0 to 255 and save it with 8 bits")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def _chunks(rows: int) -> Iterable[int]:
@@ -76,7 +92,7 @@ class Pixels:
         pixels = torch.empty(0, dtype=torch.uint8)
         for start in _chunks(len(raw)):
             try:
-                images = [image.convert("RGB") for image in raw[start : start + CHUNK]["image"]]
+                images = [upright_rgb(image) for image in raw[start : start + CHUNK]["image"]]
                 batch = processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
                 if start == 0:
                     pixels = torch.empty((len(raw), *batch.shape[1:]), dtype=torch.uint8)

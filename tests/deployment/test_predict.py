@@ -6,18 +6,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import make_supernet
 from helpers.export import SENTENCES, names, processor_for
-from PIL import Image
+from PIL import ExifTags, Image
 
 from raffm_utils import Supernet, export_submodel, load_split
+from raffm_utils.data import Pixels
 from raffm_utils.deployment import GraphClassifier, settings_of
-from raffm_utils.deployment.predict_image import prepare
-from raffm_utils.errors import DeploymentError
+from raffm_utils.deployment.predict_image import prepare, read
+from raffm_utils.errors import DataError, DeploymentError
 from raffm_utils.supernet import bundled
 
 EXAMPLES = 64
@@ -52,6 +54,72 @@ def test_real_images_give_the_same_pixels(exported):
     made = prepare(images, settings_of(exported.supernet.processor))["pixel_values"]
     wanted = exported.supernet.processor([i.convert("RGB") for i in images], return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
+
+
+def picture(kind: str) -> Image.Image:
+    """One picture with a different value everywhere, in a mode that files come in."""
+    values = np.random.default_rng(5).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    made = Image.fromarray(values)
+    if kind == "transparent":
+        made.putalpha(Image.fromarray(values[..., 0]))
+    elif kind == "transparent palette":
+        made = made.quantize(16)
+        made.info["transparency"] = 3
+    elif kind == "transparent colour":
+        made.info["transparency"] = made.getpixel((0, 0))
+    elif kind in ("I;16", "F"):
+        made = Image.fromarray(
+            values[..., 0].astype(np.uint16) * 257 if kind == "I;16" else values[..., 0] / np.float32(255)
+        )
+    else:
+        made = made.convert(kind)
+    assert made.mode == {"transparent": "RGBA", "transparent palette": "P", "transparent colour": "RGB"}.get(kind, kind)
+    return made
+
+
+def both_ways(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of a file in the data pipeline, which accuracies are measured with, and in predict.py."""
+    processor = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}, resample=2, do_convert_rgb=True)
+    features = datasets.Features({"image": datasets.Image()})
+    raw = datasets.Dataset.from_dict({"image": [{"bytes": path.read_bytes(), "path": None}]}, features=features)
+    measured = Pixels.restore(Pixels.encode(raw, processor), 1, processor).batch(torch.arange(1))["pixel_values"]
+    return measured.numpy(), prepare([read(str(path))], settings_of(processor))["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["RGB", "L", "1", "P", "LA", "CMYK", "YCbCr", "transparent", "transparent palette", "transparent colour"],
+)
+@pytest.mark.parametrize("turn", [1, 3, 6, 7])
+def test_pictures_of_every_kind_are_read_as_they_were_measured(kind, turn, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    stored, path = picture(kind), tmp_path / ("a.jpg" if kind in ("CMYK", "YCbCr") else "a.png")
+    stored.save(path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    measured, answered = both_ways(path)
+    np.testing.assert_allclose(answered, measured, rtol=0, atol=1e-5)
+    turned = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE}.get(turn)
+    opened = Image.open(path)
+    values, alpha = np.split(np.asarray(opened.convert("RGBA"), np.float32), [3], axis=2)
+    upright = Image.fromarray(np.rint(values * alpha / 255 + 255 - alpha).astype(np.uint8))
+    if kind in ("CMYK", "YCbCr"):
+        upright = opened.convert("RGB")
+    wanted = (upright if turned is None else upright.transpose(turned)).resize((16, 16), 2)
+    rounding = 1.01 / 127.5 if "A" in opened.getbands() else 1e-5
+    np.testing.assert_allclose(answered[0], np.asarray(wanted).transpose(2, 0, 1) / 127.5 - 1, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("kind", ["I;16", "F"])
+def test_pictures_of_more_than_8_bits_are_refused_alike(kind, tmp_path):
+    path = tmp_path / "a.tif"
+    picture(kind).save(path)
+    with pytest.raises(DataError, match=f"its mode {kind} has no fixed white: scale it to 0 to 255"):
+        both_ways(path)
+    with pytest.raises(SystemExit, match=f"{path.name} cannot be read: its mode {kind} has no fixed white"):
+        read(str(path))
+    path.write_bytes(path.read_bytes()[:30])
+    with pytest.raises(SystemExit, match=r"a\.tif cannot be read"):
+        read(str(path))
 
 
 def test_processors_that_do_more_are_refused():
