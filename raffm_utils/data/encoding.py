@@ -38,6 +38,11 @@ def token_limit(tokenizer: Any) -> int:
     return int(min(tokenizer.model_max_length, MAX_TOKENS))
 
 
+def whole_signs(text: str) -> str:
+    """The text with U+FFFD in place of every half surrogate pair, which is no sign and which no tokenizer takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def upright_rgb(image: Any) -> Any:
     """A picture as networks get it: turned as its EXIF says, 8 bits a channel, transparent parts white.
 

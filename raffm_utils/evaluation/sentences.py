@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..data import MAX_TOKENS, Tokens
-from ..errors import DataError
+from ..data import MAX_TOKENS, Tokens, whole_signs
+from ..errors import CheckpointError, DataError
 from ..space import FAMILIES
 from .accuracy import eval_mode, logits_of
 
@@ -22,7 +22,7 @@ SPELLED_OUT = 0.8
 class Prediction:
     """A model's answer to one sentence: the probability of each label, from 0 to 1.
 
-    `note` says why the answer may be unreliable: text was cut, or words are unknown or split into characters.
+    `note` says why the answer may be unreliable: text was cut or damaged, words are unknown or spelled out.
     """
 
     sentence: str
@@ -44,9 +44,11 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
     """Classify one sentence or several, in order; `processor` is the supernet's tokenizer.
 
     Text longer than the model's limit is cut, which the note mentions. Raises `DataError` for text that is empty or
-    contains no word the tokenizer knows, because an answer would be meaningless.
+    contains no word the tokenizer knows, because an answer would be meaningless, and `CheckpointError` for a model
+    of which two classes have the same name.
     """
     Tokens.check(processor)
+    names = _distinct_names(model)
     sentences = [sentences] if isinstance(sentences, str) else list(sentences)
     if not sentences:
         return []
@@ -62,11 +64,21 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
         for rows in data.order(torch.arange(len(sentences))).split(BATCH_SIZE):
             logits = logits_of(model, data.batch(rows), "a sentence")
             shares.update(zip(rows.tolist(), logits.softmax(dim=1), strict=True))
-    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     return [
         Prediction(sentence, dict(zip(names, shares[i].tolist(), strict=True)), note)
         for i, (sentence, (_, note)) in enumerate(zip(sentences, prepared, strict=True))
     ]
+
+
+def _distinct_names(model: PreTrainedModel) -> list[str]:
+    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise CheckpointError(
+                f"classes {names.index(name)} and {number} are both named {name!r}, which no answer could tell apart: "
+                f"rename one, as in model.config.id2label[{number}] = '{name} {number}'"
+            )
+    return names
 
 
 def _tokens(sentence: str, processor: Any, limit: int, frame: set[int]) -> tuple[list[int], str]:
@@ -76,8 +88,9 @@ def _tokens(sentence: str, processor: Any, limit: int, frame: set[int]) -> tuple
     shown = repr(sentence if len(sentence) <= 40 else sentence[:40] + "...")
     if not sentence.strip():
         raise DataError(f"the sentence {shown} is empty: write at least one word")
-    whole = processor(sentence, verbose=False)["input_ids"]
-    kept = whole if len(whole) <= limit else processor(sentence, truncation=True, max_length=limit)["input_ids"]
+    text = whole_signs(sentence)
+    whole = processor(text, verbose=False)["input_ids"]
+    kept = whole if len(whole) <= limit else processor(text, truncation=True, max_length=limit)["input_ids"]
     words = [token for token in kept if token not in frame]
     unknown = words.count(processor.unk_token_id)
     if unknown == len(words):
@@ -86,6 +99,9 @@ def _tokens(sentence: str, processor: Any, limit: int, frame: set[int]) -> tuple
         )
     notes = [f"cut to {len(kept):,} of {len(whole):,} tokens"] if len(kept) < len(whole) else []
     notes += [f"{unknown:,} of {len(words):,} tokens unknown"] if unknown else []
+    notes += (
+        ["half a surrogate pair read as an unknown sign"] if text.count("\ufffd") > sentence.count("\ufffd") else []
+    )
     signs = len("".join(sentence.split()))
     if len(whole) - len(kept) + len(words) > SPELLED_OUT * signs and signs >= 2 * len(sentence.split()):
         notes.append("read sign by sign: the tokenizer has hardly a word of this language")

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TEXT_FAMILIES, make_supernet, make_tokenizer, some_configs, write_text_checkpoint
+from tokenizers import Tokenizer
 from transformers import ViTImageProcessorPil
 
 from raffm_utils import Prediction, Supernet, evaluate, load_split, predict
+from raffm_utils.deployment.predict_text import prepare
 from raffm_utils.errors import CheckpointError, DataError
 
 SENTENCES = ["a good film .", "bad", "a bad film", "good ."]
@@ -77,6 +79,36 @@ def test_text_that_no_word_is_known_of_gets_no_answer(tmp_path, sentence):
 def test_text_that_is_read_sign_by_sign_is_noted(tmp_path, sentence):
     supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "roberta"))  # bytes: nothing is unknown
     assert predict(supernet.model, supernet.processor, sentence)[0].note.startswith("read sign by sign")
+
+
+HALF, PAIR = "\ud83d", "\ud83d\ude00"
+
+
+def test_half_a_surrogate_pair_costs_no_sentence_its_answer(supernet):
+    words = supernet.processor
+    plain, half, front, pair, emoji = predict(
+        supernet.model, words, ["good film", f"good film {HALF}", f"{HALF}good film", f"good {PAIR}", "good 😀"]
+    )
+    for damaged in (half, front):
+        assert "half a surrogate pair read as an unknown sign" in damaged.note
+        assert len(damaged.probabilities) == 2
+    assert not any("surrogate" in whole.note for whole in (plain, pair, emoji))
+    assert pair.probabilities == pytest.approx(emoji.probabilities)
+    if supernet.family.model_type != "roberta":  # its bytes know every sign
+        assert half.probabilities == pytest.approx(plain.probabilities)
+    given = {"max_length": 24, "cut": "right", "pad_id": words.pad_token_id}
+    made = prepare([f"good film {HALF}"], given, Tokenizer.from_str(words.backend_tokenizer.to_str()))
+    assert made["input_ids"].tolist() == [words("good film \ufffd")["input_ids"]]
+
+
+def test_two_classes_of_one_name_get_no_answer(tmp_path):
+    labels = {0: "neutral", 1: "negative", 2: "neutral"}
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "bert", num_labels=3, id2label=labels))
+    model = supernet.extract(supernet.space.largest())
+    with pytest.raises(CheckpointError, match=r"classes 0 and 2 are both named 'neutral'.*id2label\[2\] = 'neutral 2'"):
+        predict(model, supernet.processor, "good")
+    model.config.id2label[2] = "neutral 2"
+    assert sum(predict(model, supernet.processor, "good")[0].probabilities.values()) == pytest.approx(1)
 
 
 def test_what_does_not_belong_together(supernet):
