@@ -3,7 +3,8 @@
 (a) `Supernet.extract`; (b) `copy.deepcopy` of the full network, which every copying approach pays at least;
 (c) the obvious way: deepcopy, build every narrowed layer with its ordinary constructor, fresh initialisation
 included, and copy the slices over. Also how much memory 1,000 extractions leave behind, and how long it takes to
-count the submodels inside a joint budget and to draw one of them.
+count the submodels inside a joint budget and to draw one of them; also where every block may be left out, for 12 and 48
+layers.
 """
 
 import argparse
@@ -23,7 +24,8 @@ import transformers
 from torch import nn
 
 from raffm_utils import Budget, SubmodelConfig, Supernet
-from raffm_utils.space import VIT
+from raffm_utils.search import largest_submodel
+from raffm_utils.space import VIT, CostModel, ElasticSpace
 from raffm_utils.supernet import CONTIGUOUS, PER_HEAD, ElasticSpec
 
 HEADS = 12
@@ -151,6 +153,34 @@ def measure(space: str, slicing: str, repeats: int, extractions: int) -> None:
     print(f"{'':20} count {count:.2f} ms, draw {draw:.2f} ms, of {whole.count():,} submodels", flush=True)
 
 
+# 14 x 12 choices in every layer, each with 0 among them
+WITHOUT_BLOCKS = {"attention": (*range(384, 71, -24)[:13], 0), "ffn": (*range(1536, 127, -128)[:11], 0)}
+
+
+def measure_left_out(layers: int, hidden_widths: int, repeats: int) -> None:
+    """Time counts, draws and exact search under parameters and MACs where any block may be left out."""
+    with torch.device("meta"):
+        sizes: dict[str, Any] = dict(hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=10)
+        config = transformers.ViTConfig(num_hidden_layers=1, image_size=70, patch_size=14, **sizes)
+        model = transformers.ViTForImageClassification(config)
+    costs = CostModel(VIT.parameters(model), patches=VIT.patches(model.config))
+    attention, ffn = ((WITHOUT_BLOCKS[axis],) * layers for axis in ("attention", "ffn"))
+    space = ElasticSpace(tuple(range(384, 0, -24))[:hidden_widths], attention, ffn, costs)
+    limits: dict[str, Any] = {f"max_{name}": 0.45 * space.reach(name)[1] for name in ("parameters", "macs")}
+    budget, rng = Budget(**limits), np.random.default_rng(0)
+    inside = space.inside(budget)
+    times = {}
+    for name, act in (
+        ("count", lambda: space.count(budget)),
+        ("draw", lambda: inside.draw(rng)),
+        ("largest", lambda: largest_submodel(space, budget)),
+    ):
+        times[name] = median_ms(lambda _, act=act: act(), [space.largest()] * repeats)  # type: ignore[misc]
+    shown = ", ".join(f"{name} {value:.2f} ms" for name, value in times.items())
+    share = inside.count / space.count()
+    print(f"{layers} layers, {hidden_widths} hidden widths: {shown}; {share:.1%} of {space.count():.3e} submodels fit")
+
+
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -164,6 +194,9 @@ def main() -> None:
     print("space  head slicing  (a) extract  (b) deepcopy  (c) obvious    b/a    c/a  growth")
     for space, slicing in itertools.product(SPACES, (CONTIGUOUS, PER_HEAD)):
         measure(space, slicing, arguments.repeats, arguments.extractions)
+    print("any block may be left out:")
+    for layers, hidden_widths in itertools.product((12, 48), (6, 14)):
+        measure_left_out(layers, hidden_widths, 9)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,37 +13,46 @@ from .surface import Additive
 
 
 class BestWays:
-    """The best way to every total width: `best[i]` is its score for total number `i`, -inf where there is none."""
+    """The best way to every entry of `Ways`: `best[n][k]` is its score, -inf where there is none."""
 
-    def __init__(self, totals: Ways, scores: Sequence[np.ndarray]) -> None:
-        self.totals, self._scores = totals, scores  # keeps the totals alive, whose identity is a key
-        self._steps = [(np.array(c) - min(c)) // totals.unit for c in totals.choices]
-        self._stages = [np.zeros(1)]
-        for steps, values in zip(self._steps, scores, strict=True):
-            before = self._stages[-1]
-            after = np.full(len(before) + int(steps.max()), -np.inf)
-            for step, value in zip(steps, values, strict=True):
-                part = after[step : step + len(before)]
-                np.maximum(part, before + value, out=part)
+    def __init__(self, ways: Ways, scores: Sequence[np.ndarray]) -> None:
+        self.ways, self._scores = ways, scores  # keeps the ways alive, whose identity is a key
+        layers, longest = len(ways.choices), max(len(row) for row in ways.totals)
+        self._stages = [np.full((layers + 1, longest), -np.inf)]
+        self._stages[0][0, 0] = 0
+        for options, values in zip(ways.choices, scores, strict=True):
+            before, after = self._stages[-1], np.full((layers + 1, longest), -np.inf)
+            for width, value in zip(options, values, strict=True):
+                block, step = int(width > 0), ways.step(width)
+                part = after[block:, step:]
+                np.maximum(part, before[: layers + 1 - block, : longest - step] + value, out=part)
             self._stages.append(after)
-        self.best = self._stages[-1]
+        self.best = [row[: len(totals)] for row, totals in zip(self._stages[-1], ways.totals, strict=True)]
 
-    def widths(self, index: int) -> tuple[int, ...]:
-        """The width of every layer on the best way to total number `index`."""
+    def widths(self, n: int, k: int) -> tuple[int, ...]:
+        """The width of every layer on the best way to entry `k` of row `n`."""
         found = []
-        layers = zip(self.totals.choices, self._steps, self._scores, self._stages[:-1], strict=True)
-        for choices, steps, scores, stage in reversed(list(layers)):
-            left = index - steps
-            inside = (left >= 0) & (left < len(stage))
-            values = np.where(inside, stage[np.where(inside, left, 0)] + scores, -np.inf)
-            picked = int(values.argmax())
-            found.append(choices[picked])
-            index = int(left[picked])
+        layers = zip(self.ways.choices, self._scores, self._stages[:-1], strict=True)
+        for options, scores, stage in reversed(list(layers)):
+            left = [(n - (width > 0), k - self.ways.step(width)) for width in options]
+            values = [
+                stage[place] + score if min(place) >= 0 else -np.inf for place, score in zip(left, scores, strict=True)
+            ]
+            picked = int(np.argmax(values))
+            found.append(options[picked])
+            n, k = left[picked]
         return tuple(reversed(found))
 
 
 def highest_between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The argmax of `values` over each range first..last-1, by a sparse table; 0 for empty ranges."""
+    """The argmax of `values` over each range first..last-1; 0 for empty ranges.
+
+    By a running maximum where all ranges begin at 0, as under upper limits alone; else by a sparse table.
+    """
+    if not first.any():
+        top = np.maximum.accumulate(values)
+        leads = np.concatenate([[True], values[1:] > top[:-1]])
+        return np.maximum.accumulate(np.where(leads, np.arange(len(values)), 0))[np.maximum(last - 1, 0)]
     length = np.maximum(last - first, 1)
     levels = [np.arange(len(values))]
     while 2 ** len(levels) <= length.max():
@@ -53,7 +62,7 @@ def highest_between(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> 
     level = np.floor(np.log2(length)).astype(int)
     result = np.zeros(len(first), dtype=np.int64)
     for number, maxima in enumerate(levels):
-        asked = (level == number) & (last > first)
+        asked = np.flatnonzero((level == number) & (last > first))
         left, right = maxima[first[asked]], maxima[last[asked] - 2**number]
         result[asked] = np.where(values[left] >= values[right], left, right)
     return result
@@ -158,38 +167,56 @@ class _Search:
 
     def best_by_hidden(self, budget: Budget) -> list[SubmodelConfig]:
         """The best submodel at every hidden width at which one fits, sorted by score."""
-        regions = [region for region in self.space.regions(budget) if region.size]
+        regions = [region for region in self.space.inside(budget).regions if region.count]
         if not regions:
             raise InfeasibleBudget(self.space.why_infeasible(budget))
-        found = sorted(map(self._best_in, regions), key=lambda candidate: -candidate[0])
+        found = sorted(map(self._best_in, regions), key=lambda candidate: -candidate.score)
+        best = dict[int, _Candidate]()
+        for candidate in found:  # a limit on peak activations may leave several regions of one hidden width
+            best.setdefault(candidate.region.hidden, candidate)
         return [
             SubmodelConfig(
-                region.hidden,
-                self._table(Axis.ATTENTION, region.attention).widths(row),
-                self._table(Axis.FFN, region.ffn).widths(column),
+                each.region.hidden,
+                self._table(Axis.ATTENTION, each.region.attention).widths(*each.region.place(each.entry)),
+                self._table(Axis.FFN, each.region.ffn).widths(each.n, each.k),
             )
-            for _, region, row, column in found
+            for each in best.values()
         ]
 
-    def _best_in(self, region: Region) -> tuple[float, Region, int, int]:
-        """The highest score at one hidden width, and the numbers of its two totals."""
-        by_axis = []
-        for axis, totals in ((Axis.ATTENTION, region.attention), (Axis.FFN, region.ffn)):
-            own = self.score.total_scores(axis, region.hidden, totals.values)
-            by_axis.append(own + self._table(axis, totals).best)
-        attention, ffn = by_axis
-        columns = highest_between(ffn, region.first, region.last)
-        scores = np.where(region.last > region.first, attention + ffn[columns], -np.inf)
-        row = int(scores.argmax())
-        return self.score.base(region.hidden) + float(scores[row]), region, row, int(columns[row])
+    def _best_in(self, region: Region) -> "_Candidate":
+        """The highest score of a region, and where it is reached."""
+        attention = np.concatenate(self._table(Axis.ATTENTION, region.attention).best)
+        attention += self.score.total_scores(Axis.ATTENTION, region.hidden, region.blocks, region.total)
+        best, ffn = _Candidate(-np.inf, region, 0, 0, 0), self._table(Axis.FFN, region.ffn).best
+        for n, (first, last) in region.spans.items():
+            some = np.flatnonzero(last > first)
+            if not len(some):
+                continue
+            totals = region.ffn.totals[n]
+            values = ffn[n] + self.score.total_scores(Axis.FFN, region.hidden, np.full(len(totals), n), totals)
+            columns = highest_between(values, first[some], last[some])
+            scores = attention[some] + values[columns]
+            place = int(scores.argmax())
+            if scores[place] > best.score:
+                best = _Candidate(float(scores[place]), region, int(some[place]), n, int(columns[place]))
+        return best._replace(score=best.score + self.score.base(region.hidden))
 
-    def _table(self, axis: Axis, totals: Ways) -> BestWays:
-        key = (axis, id(totals))
+    def _table(self, axis: Axis, ways: Ways) -> BestWays:
+        key = (axis, id(ways))
         if key not in self._tables:
-            widths = [np.array(choices) for choices in totals.choices]
-            scores = [self.score.layer_scores(axis, layer, choices) for layer, choices in enumerate(widths)]
-            self._tables[key] = BestWays(totals, scores)
+            scores = [self.score.layer_scores(axis, layer, np.array(c)) for layer, c in enumerate(ways.choices)]
+            self._tables[key] = BestWays(ways, scores)
         return self._tables[key]
+
+
+class _Candidate(NamedTuple):
+    """A score, and the entries of attention and FFN (`k` of row `n`) of a region that reach it."""
+
+    score: float
+    region: Region
+    entry: int
+    n: int
+    k: int
 
 
 class _Size:
@@ -204,13 +231,14 @@ class _Size:
     def base(self, hidden: int) -> float:
         return self._affine[hidden].base
 
-    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
-        affine = self._affine[hidden]
-        return (affine.per_attention if axis is Axis.ATTENTION else affine.per_ffn) * totals.astype(float)
+    def total_scores(self, axis: Axis, hidden: int, blocks: np.ndarray, totals: np.ndarray) -> np.ndarray:
+        _, *prices = self._affine[hidden]
+        per_width, per_block = prices[:2] if axis is Axis.ATTENTION else prices[2:]
+        return per_width * totals.astype(float) + per_block * blocks
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         choices = self._widest[axis]
-        return -((widths / choices[layer][0]) ** 2) / (4 * len(choices))
+        return -((widths / max(1, choices[layer][0])) ** 2) / (4 * len(choices))
 
 
 def _check_metric(metric: str) -> None:

@@ -1,8 +1,8 @@
 """Accuracy as a sum of terms that dynamic programming can maximise exactly, fitted by ridge regression.
 
-At a given hidden width the sum has one term for the total attention width, one for the total FFN width, and one
-for each width of each layer. The totals carry curvature and interact with the hidden width; the layers distinguish
-submodels of equal totals.
+At a given hidden width the sum has one term for the total attention width and the number of attention blocks, one for
+those of the FFN, and one for each width of each layer. The totals carry curvature and interact with the hidden width;
+the layers distinguish submodels of equal totals. A block that is left out is a category, not a small width.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ class Additive(Protocol):
     def base(self, hidden: int) -> float:
         """The term of the hidden width alone."""
 
-    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
-        """The term of each total width (attention or FFN) at one hidden width."""
+    def total_scores(self, axis: Axis, hidden: int, blocks: np.ndarray, totals: np.ndarray) -> np.ndarray:
+        """The term of each number of blocks and total width (attention or FFN) at one hidden width."""
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         """The term of each width of one layer, the same at every hidden width."""
@@ -37,13 +37,19 @@ class Terms:
     """The features of a submodel: widths scaled to -1 (narrowest in the space) to 1 (widest), and their products.
 
     Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`; for every layer
-    its attention width less `a`, its FFN width less `f`; the same of squares. Beyond the measured range,
-    `h`, `a` and `f` are clipped: a square would be meaningless there.
+    its attention width less `a`, its FFN width less `f`; the same of squares. Where blocks may be left out there are
+    also their share `b` (-1: all that may), `b**2`, `h b`, for each axis; and for each of these blocks whether it is
+    there (-1 or 1), less `b`. Beyond the measured range, `h`, `a` and `f` are clipped: a square would be meaningless
+    there.
     """
 
     def __init__(self, space: ElasticSpace, measured: Sequence[SubmodelConfig]) -> None:
         self.layers = len(space.attention)
         self._choices = {Axis.ATTENTION: space.attention, Axis.FFN: space.ffn}
+        self.optional = {
+            axis: [layer for layer, options in enumerate(choices) if options[-1] == 0 and len(options) > 1]
+            for axis, choices in self._choices.items()
+        }
         self._hidden = space.hidden
         self.narrowest, self.widest = (f(config.hidden for config in measured) for f in (min, max))
         self._ends: dict[Axis, dict[int, tuple[int, int]]] = {axis: {} for axis, _ in WIDTH_AXES}
@@ -74,27 +80,43 @@ class Terms:
         return _scaled(totals, narrowest, widest), _scaled(within, narrowest, widest)
 
     def layer(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
-        """Widths of one layer, scaled."""
-        choices = self._choices[axis][layer]
-        return _scaled(widths, choices[-1], choices[0])
+        """Widths of one layer, scaled; 0 where the block is left out."""
+        choices = [width for width in self._choices[axis][layer] if width] or [0]
+        return np.where(np.asarray(widths) == 0, 0.0, _scaled(widths, choices[-1], choices[0]))
+
+    def share(self, axis: Axis, blocks: np.ndarray) -> np.ndarray:
+        """Numbers of blocks, scaled: -1 where all that may be left out are, 1 where none is."""
+        most = sum(options[0] > 0 for options in self._choices[axis])
+        return _scaled(blocks, most - len(self.optional[axis]), most)
 
     def row(self, config: SubmodelConfig) -> np.ndarray:
         """The columns of one submodel."""
         h = self.hidden(config.hidden)
-        shared, linear, square = [h, h * h], [], []
+        shared, blocks, linear, square, present = [h, h * h], [], [], [], []
         for axis, name in WIDTH_AXES:
             widths = np.array(getattr(config, name))
             mean, within = (float(value) for value in self.total(axis, config.hidden, widths.sum()))
             shared += [within, within**2, h * within]
-            single = np.array([self.layer(axis, layer, width) for layer, width in enumerate(widths)])
+            single = np.array([float(self.layer(axis, layer, width)) for layer, width in enumerate(widths)])
             linear.append(single - mean)
             square.append(single**2 - mean**2)
-        return np.concatenate([shared, *linear, *square])
+            if optional := self.optional[axis]:
+                share = float(self.share(axis, np.array(np.count_nonzero(widths))))
+                blocks += [share, share**2, h * share]
+                present.append(np.where(widths[optional] > 0, 1.0, -1.0) - share)
+        return np.concatenate([shared, blocks, *linear, *square, *present])
 
     def weights(self, layer_weight: float) -> np.ndarray:
         """Prior sizes of the coefficients: what columns are multiplied by before ridge regression."""
         shared = [1, CURVATURE, 1, CURVATURE, CURVATURE, 1, CURVATURE, CURVATURE]
-        return np.concatenate([shared, np.repeat((layer_weight, CURVATURE * layer_weight), 2 * self.layers)])
+        optional = [len(layers) for layers in self.optional.values() if layers]
+        return np.concatenate(
+            [
+                shared + [1, CURVATURE, CURVATURE] * len(optional),
+                np.repeat((layer_weight, CURVATURE * layer_weight), 2 * self.layers),
+                np.full(sum(optional), layer_weight),
+            ]
+        )
 
 
 class Surface:
@@ -104,19 +126,33 @@ class Surface:
         self.terms = terms
         self.coefficients = coefficients
         self.constant = constant
-        self._single = coefficients[8:].reshape(2, 2, terms.layers)  # linear or square, axis, layer
+        optional = {axis: layers for axis, layers in terms.optional.items() if layers}
+        sizes = [8, 3 * len(optional), 4 * terms.layers]
+        _, blocks, single, present = np.split(coefficients, np.cumsum(sizes))
+        self._single = single.reshape(2, 2, terms.layers)  # linear or square, axis, layer
+        self._blocks = dict(zip(optional, blocks.reshape(-1, 3), strict=True))
+        self._present: dict[Axis, dict[int, float]] = {axis: {} for axis, _ in WIDTH_AXES}
+        for (axis, layer), value in zip(
+            ((a, i) for a, layers in optional.items() for i in layers), present, strict=True
+        ):
+            self._present[axis][layer] = float(value)
 
     def base(self, hidden: int) -> float:
         """See `Additive`."""
         h = self.terms.hidden(hidden)
         return float(self.constant + self.coefficients[0] * h + self.coefficients[1] * h * h)
 
-    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
+    def total_scores(self, axis: Axis, hidden: int, blocks: np.ndarray, totals: np.ndarray) -> np.ndarray:
         """See `Additive`."""
         number = int(axis is Axis.FFN)
         linear, square, product = self.coefficients[2 + 3 * number : 5 + 3 * number]
         mean, within = self.terms.total(axis, hidden, totals)
-        own = within * (linear + square * within + product * self.terms.hidden(hidden))
+        h = self.terms.hidden(hidden)
+        own = within * (linear + square * within + product * h)
+        if axis in self._blocks:
+            share = self.terms.share(axis, blocks)
+            linear, square, product = self._blocks[axis]
+            own += share * (linear + square * share + product * h - sum(self._present[axis].values()))
         # layers count by how they differ from the total: that part of their terms is taken away here
         return own - mean * (self._single[0, number].sum() + self._single[1, number].sum() * mean)
 
@@ -124,7 +160,7 @@ class Surface:
         """See `Additive`."""
         linear, square = self._single[:, int(axis is Axis.FFN), layer]
         scaled = self.terms.layer(axis, layer, widths)
-        return scaled * (linear + square * scaled)
+        return scaled * (linear + square * scaled) + self._present[axis].get(layer, 0.0) * np.where(widths > 0, 1, -1)
 
 
 class FittedSurface(Surface):

@@ -4,10 +4,12 @@ Knows no weights. `families` holds the one table per architecture that everythin
 """
 
 from .axes import Axis, Family, Live, Parameter, Role, SubmodelConfig, Totals, Use
-from .budget import LATENCY, METRICS, NS_PER_MS, PEAK, SIZE_TOKENS, Affine, Budget
+from .budget import LATENCY, METRICS, NS_PER_MS, PEAK, SIZE_TOKENS, Affine, Budget, Choices
 from .cost import Cost, CostModel, PeakActivation
 from .devices import DEVICE_CAPS, FLEETS, PRESETS, SYSTEM_SETTINGS, DeviceClass
 from .draws import NEAR, near_share, near_the_limit, sample_between, spread_over_size, spread_over_widths
-from .elastic_space import ElasticSpace, Region, Ways
+from .elastic_space import ElasticSpace
 from .families import BERT, FAMILIES, VIT, at_least_1, example_inputs, family_of
+from .inside import Inside, Region
 from .latency import AffineLatency, Timed
+from .ways import Ways

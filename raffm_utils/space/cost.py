@@ -61,10 +61,11 @@ class PeakActivation:
     def _kept(
         self, values: int, hidden: int, attention: tuple[int, ...], ffn: tuple[int, ...]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (
-            tuple(a for a in attention if self._moment(hidden, a, 0) <= values),
-            tuple(f for f in ffn if self._moment(hidden, 0, f) <= values),
-        )
+        def keeps(a: int, f: int) -> bool:
+            # a layer that is not there has no moments at all
+            return self._moment(hidden, a, f) <= values or (self.layers_vanish and not a and not f)
+
+        return tuple(a for a in attention if keeps(a, 0)), tuple(f for f in ffn if keeps(0, f))
 
 
 @dataclass(frozen=True)

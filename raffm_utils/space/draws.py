@@ -10,6 +10,7 @@ from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
 from .budget import LATENCY, METRICS, SIZE_TOKENS, Budget
 from .elastic_space import ElasticSpace
+from .ways import Ways, ways_of
 
 NEAR = 0.97  # candidates lie between this share of a limit and the limit
 WINDOW = 0.02  # a submodel near a share of the full network's cost has at most so much less
@@ -83,18 +84,28 @@ def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.ran
 def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
     """Draw `number` submodels to fit a predictor to: hidden width and both total widths are each spread evenly.
 
-    Uniform draws nearly all have similar totals, so a predictor would know little beyond those. The three
-    form a Latin hypercube; the layers are drawn uniformly among all that have these totals.
+    Uniform draws nearly all have similar totals, so a predictor would know little beyond those. The three form a Latin
+    hypercube. Numbers of blocks are drawn evenly among those that reach a total, layers uniformly among all that then
+    have it.
     """
     if number < 1:
         raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
-    (region, *_) = space.regions(Budget())
+    axes = [(ways, _places(ways)) for ways in (ways_of(space.attention), ways_of(space.ffn))]
     shares = [(rng.permutation(number) + rng.random(number)) / number for _ in range(3)]
     configs = []
     for hidden, *others in zip(*shares, strict=True):
         widths = []
-        for totals, share in zip((region.attention, region.ffn), others, strict=True):
-            reachable = np.flatnonzero(totals.ways > 0)
-            widths.append(totals.draw(int(reachable[int(share * len(reachable))]), rng))
+        for (ways, places), share in zip(axes, others, strict=True):
+            same = places[int(share * len(places))]
+            widths.append(ways.draw(*same[int(rng.integers(len(same))) if len(same) > 1 else 0], rng))
         configs.append(SubmodelConfig(space.hidden[int(hidden * len(space.hidden))], *widths))
     return configs
+
+
+def _places(ways: Ways) -> list[list[tuple[int, int]]]:
+    """For every total width that can be, in ascending order, its entries (row, place in it)."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for n in ways.rows:
+        for k in np.flatnonzero(ways.ways[n] > 0).tolist():
+            found.setdefault(int(ways.totals[n][k]), []).append((n, k))
+    return [found[total] for total in sorted(found)]

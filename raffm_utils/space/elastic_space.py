@@ -1,120 +1,22 @@
-"""Elastic spaces: exact counts inside budgets, and exactly uniform draws.
+"""Elastic spaces: the choices of width of a supernet, exact counts inside budgets, and exactly uniform draws."""
 
-For a given hidden width every cost is affine in the total attention width and the total FFN width. A
-budget therefore sees three numbers only, and counting reduces to one-dimensional counts over the layers (`Ways`).
-"""
-
-import math
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
-from .budget import LATENCY, NS_PER_MS, PEAK, Budget, Choices
+from .budget import LATENCY, NS_PER_MS, PEAK, Budget
 from .cost import CostModel
-
-
-class Ways:
-    """The number of ways to reach every total width, with the partial counts that draws walk back through."""
-
-    def __init__(self, choices: Sequence[Sequence[int]]) -> None:
-        self.choices = choices
-        self.lowest = sum(min(c) for c in choices)
-        self.unit = math.gcd(*(width - min(c) for c in choices for width in c)) or 1
-        ways = np.ones(1, dtype=object)
-        self.stages = [ways]
-        for options in choices:
-            steps = self._steps(options)
-            longer = np.zeros(len(ways) + max(steps), dtype=object)
-            for step in steps:
-                longer[step : step + len(ways)] += ways
-            self.stages.append(ways := longer)
-        self.values = self.lowest + self.unit * np.arange(len(ways), dtype=np.int64)
-        self.ways = ways
-        self.below = np.concatenate([np.zeros(1, dtype=object), np.cumsum(ways)])
-
-    def _steps(self, options: Sequence[int]) -> list[int]:
-        return [(width - min(options)) // self.unit for width in options]
-
-    def draw(self, index: int, rng: np.random.Generator) -> tuple[int, ...]:
-        """A uniform choice per layer among all that reach total number `index`."""
-        widths = []
-        for options, stage in zip(reversed(self.choices), reversed(self.stages[:-1]), strict=True):
-            left = [index - step for step in self._steps(options)]
-            weights = [stage[i] if 0 <= i < len(stage) else 0 for i in left]
-            picked = pick(weights, rng)
-            widths.append(options[picked])
-            index = left[picked]
-        return tuple(reversed(widths))
-
-
-@lru_cache(maxsize=256)
-def ways_to(choices: tuple[tuple[int, ...], ...]) -> Ways:
-    """The totals of these choices, cached: budgets often restrict layers to the same few sets."""
-    return Ways(choices)
-
-
-def span(
-    values: np.ndarray, spent: np.ndarray, per_value: int, low: int | None, high: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each amount already spent, the range of `values` (ascending) whose price keeps the sum within low..high.
-
-    Returns first and last, where values[first:last] fit; both limits are inclusive.
-    """
-    first, last = np.zeros(len(spent), dtype=np.int64), np.full(len(spent), len(values), dtype=np.int64)
-    if high is not None:
-        last = (
-            np.searchsorted(values, (high - spent) // per_value, side="right")
-            if per_value
-            else np.where(spent <= high, last, 0)
-        )
-    if low is not None:
-        first = (
-            np.searchsorted(values, -((spent - low) // per_value), side="left")
-            if per_value
-            else np.where(spent >= low, first, len(values))
-        )
-    return first, last
-
-
-def uniform_below(n: int, rng: np.random.Generator) -> int:
-    """A uniform integer in [0, n) for n of any size, without a rejection loop (bias below 2**-64)."""
-    count = n.bit_length() // 8 + 9
-    return int.from_bytes(rng.bytes(count), "little") * n >> (8 * count)
-
-
-def pick(weights: Iterable[int], rng: np.random.Generator) -> int:
-    cumulative = list(np.cumsum(np.array(list(weights), dtype=object)))
-    return bisect_right(cumulative, uniform_below(cumulative[-1], rng))
-
-
-class Region(NamedTuple):
-    """The submodels inside a budget at one hidden width: for every attention total, FFN totals first..last-1.
-
-    `attention` and `ffn` count the ways to each total; `ways` is their product summed over the FFN totals that
-    fit, for every attention total, and `size` the sum of that. A limit on peak activations applies to each
-    layer separately; then only the choices that meet it are counted.
-    """
-
-    hidden: int
-    attention: Ways
-    ffn: Ways
-    first: np.ndarray
-    last: np.ndarray
-    ways: np.ndarray
-    size: int
+from .inside import Inside, Limit, region
 
 
 @dataclass(frozen=True)
 class ElasticSpace:
     """All submodels of a supernet: choices of width per axis, and per layer.
 
-    Widths are kept from the largest to the smallest. Everything is immutable and safe to share.
+    A 0 among the choices of attention or FFN means that this block may be left out. Widths are kept from the largest
+    to the smallest.
     """
 
     hidden: tuple[int, ...]
@@ -123,10 +25,16 @@ class ElasticSpace:
     costs: CostModel | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for axis, groups in (("hidden", (self.hidden,)), ("attention", self.attention), ("ffn", self.ffn)):
+        for axis, groups, least in (
+            ("hidden", (self.hidden,), 1),
+            ("attention", self.attention, 0),
+            ("ffn", self.ffn, 0),
+        ):
             for choices in groups:
-                if not choices or min(choices) < 1 or len(set(choices)) != len(choices):
-                    raise ElasticSpaceError(f"{axis} choices {choices}: give at least one, all positive and different")
+                if not choices or min(choices) < least or len(set(choices)) != len(choices):
+                    raise ElasticSpaceError(
+                        f"{axis} choices {choices}: give at least one, all different and none below {least}"
+                    )
         if len(self.attention) != len(self.ffn):
             raise ElasticSpaceError(f"{len(self.attention)} layers of attention choices, but {len(self.ffn)} of FFN")
         ordered = {
@@ -163,7 +71,24 @@ class ElasticSpace:
             >>> ElasticSpace((48, 36), ((48, 32),) * 3, ((64, 40),) * 3).count()
             128
         """
-        return sum(part.size for part in self.regions(budget or Budget()))
+        return self.inside(budget).count
+
+    def inside(self, budget: Budget | None = None) -> Inside:
+        """What lies inside `budget`, to be counted, drawn from and searched; it may be empty.
+
+        Made anew at every call: keep it where many are drawn from one budget.
+        """
+        limits = (budget or Budget()).limits()
+        tokens = None if budget is None else budget.tokens
+        _, peak = limits.pop(PEAK, (None, None))
+        sets, regions = [(self.attention, self.ffn)], []
+        for hidden in self.hidden:
+            affine = self._known_costs.affine(hidden, tokens, limits) if limits else {}
+            within = [Limit(affine[metric], *ends) for metric, ends in limits.items()]
+            if peak is not None:
+                sets = self._known_costs.within_peak(hidden, self.attention, self.ffn, tokens, peak)
+            regions += [region(hidden, *choices, within) for choices in sets]
+        return Inside(regions)
 
     def sample(self, budget: Budget | None, rng: np.random.Generator) -> SubmodelConfig:
         """Draw a submodel uniformly from all that lie inside `budget`; None means the whole space.
@@ -175,15 +100,9 @@ class ElasticSpace:
             >>> space.sample(None, np.random.default_rng(0)) in space
             True
         """
-        budget = budget or Budget()
-        regions = self.regions(budget)
-        if not any(part.size for part in regions):
-            raise InfeasibleBudget(self.why_infeasible(budget))
-        part = regions[pick((part.size for part in regions), rng)]
-        row = pick(part.ways, rng)
-        first, last = int(part.first[row]), int(part.last[row])
-        column = first + pick(part.ffn.ways[first:last], rng)
-        return SubmodelConfig(part.hidden, part.attention.draw(row, rng), part.ffn.draw(column, rng))
+        if not (inside := self.inside(budget)).count:
+            raise InfeasibleBudget(self.why_infeasible(budget or Budget()))
+        return inside.draw(rng)
 
     def reach(self, metric: str, tokens: int | None = None) -> tuple[float, float]:
         """The smallest and largest value of one cost in this space."""
@@ -213,31 +132,6 @@ class ElasticSpace:
         if self.costs is None:
             raise ElasticSpaceError("this space knows no costs, so it cannot be limited: use the one of a Supernet")
         return self.costs
-
-    def regions(self, budget: Budget) -> list[Region]:
-        """What fits `budget`, for each hidden width in descending order; regions may be empty."""
-        limits = budget.limits()
-        _, peak = limits.pop(PEAK, (None, None))
-        kept: tuple[Choices, Choices] | None = (self.attention, self.ffn)
-        unlimited = attention, ffn = ways_to(self.attention), ways_to(self.ffn)
-        regions = []
-        for hidden in self.hidden:
-            if peak is not None:
-                sets = self._known_costs.within_peak(hidden, self.attention, self.ffn, budget.tokens, peak)
-                kept = sets[0] if sets else None
-                attention, ffn = (ways_to(kept[0]), ways_to(kept[1])) if kept else unlimited
-            first = np.zeros(len(attention.values), dtype=np.int64)
-            last = np.full(len(attention.values), len(ffn.values) if kept else 0, dtype=np.int64)
-            affine = self._known_costs.affine(hidden, budget.tokens, limits) if limits else {}
-            for metric, (low, high) in limits.items():
-                base, per_attention, per_attention_block, per_ffn, per_ffn_block = affine[metric]
-                base += len(self.ffn) * (per_attention_block + per_ffn_block)  # until widths may be 0
-                least, most = span(ffn.values, base + per_attention * attention.values, per_ffn, low, high)
-                first, last = np.maximum(first, least), np.minimum(last, most)
-            last = np.maximum(first, last)
-            ways = attention.ways * (ffn.below[last] - ffn.below[first])
-            regions.append(Region(hidden, attention, ffn, first, last, ways, int(ways.sum())))
-        return regions
 
     def why_infeasible(self, budget: Budget) -> str:
         """Explain why nothing fits a budget: which limit to change, and the range the space can reach."""

@@ -20,7 +20,7 @@ class Costs(CostModel):
     def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         base, attention, ffn = self.scale
         return {
-            m: Affine(base * hidden, attention * hidden + i * i, 0, ffn * hidden + 5 * i, 0)
+            m: Affine(base * hidden, attention * hidden + i * i, 3 * hidden + i, ffn * hidden + 5 * i, hidden + 7 * i)
             for i, m in enumerate(METRICS)
             if m in metrics
         }
@@ -42,8 +42,13 @@ class Tables:
     def base(self, hidden: int) -> float:
         return self._random(1, hidden)
 
-    def total_scores(self, axis: Axis, hidden: int, totals: np.ndarray) -> np.ndarray:
-        return np.array([self._random(2, axis is Axis.FFN, hidden, int(total)) for total in totals])
+    def total_scores(self, axis: Axis, hidden: int, blocks: np.ndarray, totals: np.ndarray) -> np.ndarray:
+        return np.array(
+            [
+                self._random(2, axis is Axis.FFN, hidden, int(n), int(total))
+                for n, total in zip(blocks, totals, strict=True)
+            ]
+        )
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         return np.array([self._random(3, axis is Axis.FFN, layer, int(width)) for width in widths])
@@ -59,7 +64,8 @@ def score(additive: Any, config: SubmodelConfig) -> float:
     """The sum that searching maximises, term by term."""
     value = additive.base(config.hidden)
     for axis, widths in ((Axis.ATTENTION, config.attention), (Axis.FFN, config.ffn)):
-        value += float(additive.total_scores(axis, config.hidden, np.array([sum(widths)]))[0])
+        blocks, totals = np.array([np.count_nonzero(widths)]), np.array([sum(widths)])
+        value += float(additive.total_scores(axis, config.hidden, blocks, totals)[0])
         for layer, width in enumerate(widths):
             value += float(additive.layer_scores(axis, layer, np.array([width]))[0])
     return value

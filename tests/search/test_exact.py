@@ -45,7 +45,8 @@ def brute_force(space: ElasticSpace, budget: Budget) -> list[SubmodelConfig]:
 def spaces_with_budgets(draw) -> tuple[ElasticSpace, Budget]:
     layers = draw(st.integers(1, 3))
     choices = st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True).map(tuple)
-    per_layer = st.lists(choices, min_size=layers, max_size=layers).map(tuple)
+    with_none = st.lists(st.integers(0, 40) | st.just(0), min_size=1, max_size=3, unique=True).map(tuple)
+    per_layer = st.lists(with_none, min_size=layers, max_size=layers).map(tuple)
     scale = draw(st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(1, 9)))
     space = ElasticSpace(draw(choices), draw(per_layer), draw(per_layer), Costs(scale))
     limits = {}
@@ -105,8 +106,16 @@ def test_highest_between_finds_the_highest_of_every_range(values, random):
         assert i == j or values[found] == values[i:j].max()
 
 
-def test_best_submodel_of_a_fitted_predictor_is_the_best_by_its_own_predictions():
-    space = ElasticSpace((96, 64), ((48, 32, 24),) * 3, ((128, 96, 64),) * 3, Costs())
+@pytest.mark.parametrize(
+    ("attention", "ffn"),
+    [
+        (((48, 32, 24),) * 3, ((128, 96, 64),) * 3),
+        (((48, 32, 0),) * 3, ((128, 64, 0),) * 3),
+        (((48, 32), (48, 0), (0,)), ((128, 96), (128, 64, 0), (64, 0))),
+    ],
+)
+def test_best_submodel_of_a_fitted_predictor_is_the_best_by_its_own_predictions(attention, ffn):
+    space = ElasticSpace((96, 64), attention, ffn, Costs())
     predictor = AccuracyPredictor.fit(make_rows(space, 120, 0.002), space)
     _, most = space.reach("parameters")
     for share in (0.6, 0.8, 1):

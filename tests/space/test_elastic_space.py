@@ -23,6 +23,7 @@ from raffm_utils.space import (
     PEAK,
     VIT,
     Affine,
+    Axis,
     Budget,
     CostModel,
     ElasticSpace,
@@ -44,19 +45,24 @@ class MadeUpCosts:
 
     coefficients: tuple[tuple[int, int, int, int], ...]  # for each metric
     live: tuple[Live, ...] = (Live(1, attention=2), Live(2, ffn=1))
+    layers_vanish: bool = False
+    per_block: int = 0  # what a block costs whatever its width
 
     def affine(self, hidden, tokens, metrics):
         found = {}
         for metric in metrics:
             constant, per_hidden, per_attention, per_ffn = self.coefficients[AFFINE.index(metric)]
-            found[metric] = Affine(constant + per_hidden * hidden**2, per_attention * hidden, 0, per_ffn * hidden, 0)
+            blocks = self.per_block * (per_attention + hidden), self.per_block * per_ffn
+            found[metric] = Affine(
+                constant + per_hidden * hidden**2, per_attention * hidden, blocks[0], per_ffn * hidden, blocks[1]
+            )
         return found
 
     def peak(self, hidden, attention, ffn, tokens):
-        return PeakActivation(self.live, 2).bytes(hidden, attention, ffn, 3)
+        return PeakActivation(self.live, 2, self.layers_vanish).bytes(hidden, attention, ffn, 3)
 
     def within_peak(self, hidden, attention, ffn, tokens, limit):
-        return PeakActivation(self.live, 2).within(hidden, attention, ffn, 3, limit)
+        return PeakActivation(self.live, 2, self.layers_vanish).within(hidden, attention, ffn, 3, limit)
 
 
 def brute_force(space: ElasticSpace) -> list[SubmodelConfig]:
@@ -83,15 +89,17 @@ def fits(space: ElasticSpace, config: SubmodelConfig, budget: Budget) -> bool:
 def spaces(draw) -> ElasticSpace:
     layers = draw(st.integers(1, 3))
     choices = st.lists(st.integers(1, 40), min_size=1, max_size=3, unique=True).map(tuple)
-    per_layer = st.lists(choices, min_size=layers, max_size=layers).map(tuple)
+    with_none = st.lists(st.integers(0, 40) | st.just(0), min_size=1, max_size=3, unique=True).map(tuple)
+    per_layer = st.lists(with_none, min_size=layers, max_size=layers).map(tuple)
     row = st.tuples(st.integers(0, 500), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
     times = st.integers(0, 5)
     moments = st.one_of(  # attention or FFN values, never both
         st.tuples(times, times).map(lambda t: Live(t[0], attention=t[1])),
         st.tuples(times, times).map(lambda t: Live(t[0], ffn=t[1])),
+        st.tuples(times, st.sampled_from(Axis)).map(lambda t: Live(t[0], block=None if t[1] is Axis.HIDDEN else t[1])),
     )
     live = st.lists(moments, min_size=1, max_size=4).map(tuple)
-    costs = MadeUpCosts(draw(st.tuples(*[row] * len(AFFINE))), draw(live))
+    costs = MadeUpCosts(draw(st.tuples(*[row] * len(AFFINE))), draw(live), draw(st.booleans()), draw(times))
     return ElasticSpace(draw(choices), draw(per_layer), draw(per_layer), costs)
 
 
@@ -161,6 +169,37 @@ def test_draws_are_uniform():
     assert chisquare([drawn[config] for config in inside]).pvalue > 1e-3
 
 
+def test_draws_are_uniform_where_blocks_may_be_left_out():
+    costs = MadeUpCosts(
+        ((10, 1, 3, 1), (0, 2, 1, 4), (0, 1, 1, 1), (5, 1, 3, 1), (9, 1, 0, 2)), layers_vanish=True, per_block=4
+    )
+    space = ElasticSpace((6, 4), ((8, 4, 0), (8, 0)), ((9, 5, 0), (9, 2, 0)), costs)
+    peaks = sorted(space.cost_of(config, PEAK) for config in brute_force(space))
+    for budget in (Budget(max_parameters=360, max_macs=500), Budget(max_peak_activation_bytes=peaks[len(peaks) // 2])):
+        inside = [config for config in brute_force(space) if fits(space, config, budget)]
+        assert 30 < len(inside) < 108, "a proper part of the space"
+        assert {config.totals.attention_blocks for config in inside} == {0, 1, 2}
+        rng = np.random.default_rng(5)
+        drawn = Counter(space.sample(budget, rng) for _ in range(30 * len(inside)))
+        assert set(drawn) == set(inside)
+        assert chisquare([drawn[config] for config in inside]).pvalue > 1e-3
+
+
+def test_what_is_inside_is_counted_once_and_drawn_from_often():
+    space, budget = _small_space()
+    inside = space.inside(budget)
+    assert inside.count == space.count(budget) == sum(region.count for region in inside.regions)
+    rng, again = np.random.default_rng(2), np.random.default_rng(2)
+    assert [inside.draw(rng) for _ in range(9)] == [space.sample(budget, again) for _ in range(9)]
+
+
+def test_leaving_out_blocks_makes_depth_elastic():
+    space = ElasticSpace((8,), ((4, 0),) * 12, ((6, 3, 0),) * 12)
+    assert space.count() == 6**12
+    assert space.smallest() == SubmodelConfig(8, (0,) * 12, (0,) * 12)
+    assert space.largest().totals == (48, 12, 72, 12)
+
+
 def test_choices_that_are_not_likely_layer_by_layer_are_still_uniform():
     """One layer with a single small choice among huge ones: drawing layer by layer would miss it."""
     costs = MadeUpCosts(((0, 0, 1, 1),) * 3)
@@ -219,20 +258,20 @@ def test_regions_below_a_peak_count_the_choices_that_keep_it():
     space, _ = _small_space()
     config = SubmodelConfig(6, (4, 6), (5, 4))
     budget = Budget(max_peak_activation_bytes=space.cost_of(config, PEAK))
-    wide, narrow = space.regions(budget)
+    wide, narrow = space.inside(budget).regions
     assert (wide.hidden, narrow.hidden) == (6, 4)
-    assert wide.size < narrow.size <= space.regions(Budget())[1].size
+    assert wide.count < narrow.count <= space.inside().regions[1].count
     for part in (wide, narrow):
         inside = [c for c in brute_force(space) if c.hidden == part.hidden and fits(space, c, budget)]
         assert part.attention.choices == tuple(tuple(sorted({c.attention[i] for c in inside})[::-1]) for i in (0, 1))
         assert part.ffn.choices == tuple(tuple(sorted({c.ffn[i] for c in inside})[::-1]) for i in (0, 1))
 
 
-def test_a_peak_that_no_hidden_width_keeps_leaves_empty_regions():
+def test_a_hidden_width_that_keeps_no_peak_has_no_region():
     space, _ = _small_space()
     least, most = space.reach(PEAK)
-    assert [part.size for part in space.regions(Budget(max_peak_activation_bytes=least - 1))] == [0, 0]
-    assert [part.size > 0 for part in space.regions(Budget(max_peak_activation_bytes=least))] == [False, True]
+    assert space.inside(Budget(max_peak_activation_bytes=least - 1)).regions == ()
+    assert [part.hidden for part in space.inside(Budget(max_peak_activation_bytes=least)).regions] == [4]
     assert space.count(Budget(max_peak_activation_bytes=most)) == space.count()
 
 
@@ -390,7 +429,8 @@ def test_bad_published_forms(arc):
         ((), ((4,),), ((4,),)),
         ((4,), ((),), ((4,),)),
         ((4,), ((4, 4),), ((4,),)),
-        ((4,), ((0,),), ((4,),)),
+        ((0,), ((4,),), ((4,),)),
+        ((4,), ((-4,),), ((4,),)),
         ((-4,), ((4,),), ((4,),)),
         ((4,), ((4,), (4,)), ((4,),)),
     ],
