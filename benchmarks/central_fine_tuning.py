@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from raffm_utils import evaluate, load_split
 from raffm_utils.data import Split
-from raffm_utils.federated import RECIPES, Recipe, local_update, start
+from raffm_utils.federated import RECIPES, Recipe, fit, start
 
 RESULTS = Path(__file__).with_suffix(".json")
 TEXT = [name for name, named in RECIPES.items() if named.dataset in ("movie_reviews", "sst2")]
@@ -46,10 +47,11 @@ def fine_tune(name: str, epochs: int, learning_rate: float, batch_size: int, see
     train = load_split(named.dataset, "train", processor=processor)
     recipe = Recipe(local_epochs=epochs, batch_size=batch_size, autocast=False)
     begin = time.perf_counter()
-    model, full = supernet.extract(supernet.full, copy=True), supernet.full
+    model = supernet.extract(supernet.full, copy=True)
     torch.manual_seed(seed)  # of dropout
     model.train()
-    local_update(model, full, Shown(train), recipe, learning_rate, (seed,))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, 3]).integers(2**62)))
+    fit(model, Shown(train), recipe, learning_rate, generator)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begin
     measured = asdict(evaluate(model, load_split(named.dataset, "test", processor=processor)))
     del measured["examples_per_second"]

@@ -4,9 +4,10 @@ Starts from a foundation model (`foundations`) whose axes are put in order first
 """
 
 from .classifier import calibrate_classifier, fit_classifier
-from .client import fewer_patches, local_update, rate_share
+from .client import Task, fit, local_update, rate_share
 from .named_checkpoints import RECIPES, Named, align, start, train
 from .ordering import CONSTANT, concentrate, keep_ffn_means, magnitude_scores
+from .patches import fewer_patches
 from .recipe import WEIGHTINGS, Recipe
 from .rounds import count_round, count_run, device_caps, idle_rounds, partition, plan_round
 from .server import Update, aggregate, server_update

@@ -1,18 +1,18 @@
 """The client: trains a submodel on its own data; only the result leaves it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from ..data import Split
 from ..space import SubmodelConfig
+from ..supernet import Supernet
+from .patches import fewer_patches
 from .recipe import WEIGHTINGS, Recipe
 from .server import Update
+from .students import Students
 
 
 def client_weight(data: Split, recipe: Recipe) -> float:
@@ -24,21 +24,42 @@ def _label_counts(data: Split) -> torch.Tensor:
     return torch.bincount(data.labels, minlength=len(data.label_names)).float()
 
 
-def local_update(
-    model: PreTrainedModel,
-    config: SubmodelConfig,
+class Task(NamedTuple):
+    """What a client is asked to do in a round; the weights of its submodel are sent with it."""
+
+    config: SubmodelConfig
+    names: tuple[str, ...]  # of the submodel's parameters in the supernet, in the order in which the submodel has them
+    learning_rate: float
+    seed: tuple[int, ...]
+    patches: int | None = None  # how many random patches of each image it sees, drawn again every time; None: all
+
+
+def local_update(own: Supernet, task: Task, data: Split, recipe: Recipe) -> Update:
+    """Train a client's `own` network, in place, on its own data; only the result leaves the client."""
+    draws = np.random.default_rng([*task.seed, 3])
+    generator = torch.Generator().manual_seed(int(draws.integers(2**62)))
+    students = Students(own, recipe.students, recipe.soft_share, draws) if recipe.students else None
+    loss = fit(own.model, data, recipe, task.learning_rate, generator, patches=task.patches, students=students)
+    state = {name: p.detach() for name, p in zip(task.names, own.model.parameters(), strict=True)}
+    return Update(task.config, state, len(data), loss, client_weight(data, recipe))
+
+
+def fit(
+    model: nn.Module,
     data: Split,
     recipe: Recipe,
     learning_rate: float,
-    seed: Sequence[int],
+    generator: torch.Generator,
+    *,
     patches: int | None = None,
-) -> Update:
-    """Train the trainable weights of a submodel on a client's own data; only the result leaves the client.
+    students: Students | None = None,
+) -> float:
+    """Train what is trainable of a model, in place, as the recipe says; returns the mean loss.
 
-    With `patches`, the model sees that many random patches of each image, drawn again every time. It stays in eval
-    mode: dropout would draw from the global generator, and runs could not be repeated.
+    With `patches`, it sees that many random patches of each image, drawn again every time; `students` learn from its
+    answers to every batch. The mode stays as it is, eval for clients: dropout would draw from the global generator,
+    and runs could not be repeated.
     """
-    generator = torch.Generator().manual_seed(int(np.random.default_rng([*seed, 3]).integers(2**62)))
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [{"params": [p], "share": rate_share(model, name, recipe.full_rate_rms)} for name, p in trained.items()]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
@@ -59,17 +80,20 @@ def local_update(
                 if recipe.horizontal_flip:
                     flip = torch.rand(len(labels), generator=generator) < 0.5
                     inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
+                before = generator.get_state()
                 with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
                     logits = model(**inputs).logits
                 # not torch's "mean", which divides by the weights of the batch: a rare label alone would count as one
                 loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
                 loss.backward()
+                if students is not None:
+                    replay = torch.Generator().set_state(before)  # so that they see the same patches
+                    students.learn(inputs, labels, logits.detach().float(), balance, recipe.autocast, patches, replay)
                 nn.utils.clip_grad_norm_(trained.values(), recipe.gradient_clip)
                 optimizer.step()
                 optimizer.zero_grad()
                 total, steps = total + float(loss.detach()), steps + 1
-    state = {n: p.detach() for n, p in model.named_parameters()}
-    return Update(config, state, len(data), total / max(steps, 1), client_weight(data, recipe))
+    return total / max(steps, 1)
 
 
 def rate_share(model: nn.Module, name: str, full_rate_rms: float | None) -> float:
@@ -78,23 +102,3 @@ def rate_share(model: nn.Module, name: str, full_rate_rms: float | None) -> floa
         return 1.0
     weight = getattr(model.get_submodule(name.rpartition(".")[0]), "weight", model.get_parameter(name))
     return min(1.0, float(weight.detach().square().mean().sqrt()) / full_rate_rms)
-
-
-@contextmanager
-def fewer_patches(model: PreTrainedModel, patches: int | None, generator: torch.Generator) -> Iterator[None]:
-    """Temporarily show an image model only the class token and `patches` random patches per image; None: all."""
-
-    def drop(module: nn.Module, args: object, tokens: torch.Tensor) -> torch.Tensor:
-        images = len(tokens)
-        order = torch.rand(images, tokens.shape[1] - 1, generator=generator).argsort(1)[:, :patches]
-        kept = torch.cat([torch.zeros(images, 1, dtype=torch.int64), order + 1], 1)
-        return tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
-
-    if patches is None:
-        yield
-        return
-    handle = cast(nn.Module, model.base_model.embeddings).register_forward_hook(drop)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -69,6 +69,10 @@ class Recipe:
     # Look-up tables (words, positions) stay as they were pre-trained. For text they are half of the parameters, which
     # then need no gradient, no optimizer state and no traffic.
     freeze_tables: bool = False
+    # On every batch, smaller networks inside a client's own learn too (sandwich rule, Yu & Huang 2019): the smallest
+    # and this many drawn ones, one from the upper half of the logarithm of size and the others from the lower. 0: none
+    students: int = 0
+    soft_share: float = 0.5  # of a student's loss on the soft answers of the client's network; the rest is on labels
     autocast: bool = True  # bfloat16 where the processor has it; the last digits then differ from other processors
 
     # How the server puts the updates together.
@@ -95,6 +99,10 @@ class Recipe:
             raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(RULES)}")
         if not 0 < self.patch_share <= 1:
             raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
+        if self.students < 0:
+            raise TrainingError(f"students={self.students}: give the number of networks drawn for every batch, or 0")
+        if not 0 <= self.soft_share <= 1:
+            raise TrainingError(f"soft_share={self.soft_share}: give a share from 0 to 1")
         if not self.size_power > 0:
             raise TrainingError(f"size_power={self.size_power}: give a positive number")
         if self.full_rate_rms is not None and not self.full_rate_rms > 0:

@@ -80,7 +80,9 @@ class ClientCost:
     """One client in one round: `bytes_down` and `bytes_up` of weights, and the MACs of its training.
 
     A submodel is sent down and its trained part sent back: look-up tables that are frozen are neither. `macs` are three
-    times those of a forward pass, over all examples that the client trains on; of text at 32 tokens.
+    times those of a forward pass, over all examples that the client trains on; of text at 32 tokens. Students are
+    expected values: those drawn cost as much less than the client's network as they have fewer parameters, and the
+    logarithm of these is uniform between the smallest network and the client's.
     """
 
     client: int
@@ -101,9 +103,23 @@ def count_round(supernet: Supernet, recipe: Recipe, number: int, examples: Seque
         sent = cost.encoder_parameters if recipe.freeze_tables else cost.parameters
         steps = recipe.local_steps
         trained = examples[client] if steps is None else min(examples[client], steps * recipe.batch_size)
-        macs = TRAINING_FACTOR * supernet.costs.macs(config, tokens) * trained * recipe.local_epochs
+        one = supernet.costs.macs(config, tokens) + _students_macs(supernet, recipe, config, tokens)
+        macs = TRAINING_FACTOR * one * trained * recipe.local_epochs
         costs.append(ClientCost(client, cost.parameters, sent * BYTES_PER_VALUE, sent * BYTES_PER_VALUE, macs))
     return costs
+
+
+def _students_macs(supernet: Supernet, recipe: Recipe, config: SubmodelConfig, tokens: int) -> int:
+    """Expected MACs of a forward pass of all students on one example, inside the network `config` of a client."""
+    smallest = supernet.space.smallest()
+    least, most = (supernet.cost(size).parameters for size in (smallest, config))
+    if not recipe.students or least >= most:
+        return 0
+    middle = math.sqrt(least * most)
+    # the mean of a value whose logarithm is uniform
+    lower, upper = ((high - low) / math.log(high / low) for low, high in ((least, middle), (middle, most)))
+    drawn = (upper + (recipe.students - 1) * lower) / most * supernet.costs.macs(config, tokens)
+    return round(drawn) + supernet.costs.macs(smallest, tokens)
 
 
 def count_run(supernet: Supernet, recipe: Recipe, labels: torch.Tensor) -> list[list[ClientCost]]:

@@ -20,10 +20,10 @@ from ..evaluation import evaluate
 from ..files import replacing, write_atomically
 from ..space import SubmodelConfig
 from ..supernet import Supernet
-from .client import client_weight, local_update
+from .client import Task, client_weight, local_update
 from .recipe import Recipe
 from .rounds import partition, plan_round
-from .server import State, Update, fault, server_update
+from .server import State, Update, fault, present, server_update
 
 REMOVED = {"shrink_rounds": 0}  # options that recipes had once, with the value that means: not used
 STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
@@ -78,14 +78,16 @@ def run(
         patches = None if whole is None else recipe.patches_in(number, whole)
 
         def client(
-            task: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
+            planned: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
         ) -> Update:
-            model = supernet.extract(task[1], copy=True)
-            for parameter in supernet.parameters:
+            client, config = planned
+            own = supernet.narrowed(config)
+            for parameter in own.parameters:
                 if parameter.table and recipe.freeze_tables:
-                    model.get_parameter(parameter.name).requires_grad_(False)
-            seed = (recipe.seed, number, task[0])
-            return local_update(model, task[1], shards[task[0]], recipe, rate, seed, patches)
+                    own.model.get_parameter(parameter.name).requires_grad_(False)
+            names = tuple(p.name for p in present(supernet.parameters, config))
+            task = Task(config, names, rate, (recipe.seed, number, client), patches)
+            return local_update(own, task, shards[client], recipe)
 
         with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
             plan = plan_round(supernet, recipe, number)

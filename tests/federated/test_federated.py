@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import make_supernet
-from helpers.federated import EVEN_SPACE, LABELS, RECIPE, learnable_split, make_even_supernet, one_thread  # noqa: F401
+from helpers.federated import EVEN_SPACE, LABELS, RECIPE, learnable_split, make_even_supernet, one_thread, task_of  # noqa: F401
 
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
@@ -18,6 +19,7 @@ from raffm_utils.federated import (
     aggregate,
     device_caps,
     fewer_patches,
+    fit,
     local_update,
     partition,
     plan_round,
@@ -478,13 +480,13 @@ def test_few_clients_all_take_part(fine: Supernet):
 
 
 def train_locally(
-    supernet: Supernet, recipe: Recipe, seed: tuple[int, ...] = (0, 1, 2), examples: int = 160, **more: int
+    supernet: Supernet, recipe: Recipe, seed: tuple[int, ...] = (0, 1, 2), examples: int = 160, **more: Any
 ):
     config = SubmodelConfig(36, (40, 24), (48, 64))
-    model, data = supernet.extract(config, copy=True), learnable_split(examples, 1)
-    before = evaluate(model, data).loss
-    update = local_update(model, config, data, recipe, recipe.learning_rate, seed, **more)
-    return before, evaluate(model, data).loss, update
+    own, data = supernet.narrowed(config), learnable_split(examples, 1)
+    before = evaluate(own.model, data).loss
+    update = local_update(own, task_of(supernet, config, recipe.learning_rate, seed, **more), data, recipe)
+    return before, evaluate(own.model, data).loss, update
 
 
 def test_local_update_learns_and_leaves_the_supernet_alone():
@@ -541,7 +543,7 @@ def test_balanced_labels_do_not_teach_the_skew():
     for balance, expected in ((False, [0.2, 0.0, 0.8, 0.0, 0.0]), (True, [0.5, 0.0, 0.5, 0.0, 0.0])):
         model = Shares()
         recipe = replace(RECIPE, balance_labels=balance, local_epochs=40, weight_decay=0.0)
-        local_update(model, SubmodelConfig(48, (48,), (64,)), skewed, recipe, 0.05, (0, 1, 2))
+        fit(model, skewed, recipe, 0.05, torch.Generator())
         learnt = model.bias.detach().softmax(0)
         assert torch.allclose(learnt, torch.tensor(expected), atol=0.06), learnt
 
@@ -561,12 +563,12 @@ class Counting(Shares):
 def test_local_steps_limit_an_epoch_to_new_draws_of_the_data():
     data, model = learnable_split(160, 1), Counting()
     recipe = replace(RECIPE, local_steps=3, local_epochs=2, horizontal_flip=False)
-    update = local_update(model, SubmodelConfig(48, (48,), (64,)), data, recipe, 0.05, (0, 1, 2))
+    fit(model, data, recipe, 0.05, torch.Generator())
     assert len(model.seen) == 2 * 3 * RECIPE.batch_size
     first, second = (torch.stack(model.seen[start : start + 48]) for start in (0, 48))
     assert len(first.unique(dim=0)) == 48, "no example twice in an epoch"
     assert not torch.equal(first, second)
-    assert update.examples == 160, "a client counts by all that it has"
+    assert train_locally(make_even_supernet(), recipe)[2].examples == 160, "a client counts by all that it has"
 
 
 # --- how fast a parameter learns, and on how much of an image ---
@@ -596,7 +598,9 @@ def test_a_small_matrix_takes_small_steps_in_training():
         config = supernet.space.largest()
         before = {name: p.detach().clone() for name, p in supernet.model.named_parameters()}
         recipe = replace(RECIPE, full_rate_rms=rms, weight_decay=0.0)
-        update = local_update(supernet.extract(config, copy=True), config, learnable_split(64, 1), recipe, 1e-3, (0,))
+        update = local_update(
+            supernet.narrowed(config), task_of(supernet, config, 1e-3, (0,)), learnable_split(64, 1), recipe
+        )
         moved[rms] = {name: float((update.state[name] - before[name]).abs().max()) for name in before}
     name = "vit.layers.1.mlp.fc2.weight"
     assert 0 < moved[1e3][name] < 1e-3 * moved[None][name]

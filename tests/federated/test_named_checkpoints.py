@@ -25,7 +25,7 @@ from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import Evaluation, evaluate
 from raffm_utils.federated import count_round, device_caps, partition, plan_round
 from raffm_utils.federated import named_checkpoints as recipes
-from raffm_utils.space import SYSTEM_SETTINGS
+from raffm_utils.space import SYSTEM_SETTINGS, SubmodelConfig
 from raffm_utils.supernet import Supernet
 
 SHAPES = {"dinov2-small": (12, 6, 384, 1536), "minilm-l6": (6, 12, 384, 1536)}  # layers, heads, hidden, FFN
@@ -39,9 +39,10 @@ def test_recipes_are_consistent(name: str):
     assert len(device_caps(named.recipe.setting, named.recipe.clients)) == named.recipe.clients
     assert 0 < named.recipe.participants <= named.recipe.clients
     assert (named.image_size or 0) % 14 == 0
-    space = recipes._spec(named, {}).space(*SHAPES[named.foundation])  # raises when it does not fit
-    largest = space.largest()
-    assert (largest.hidden, largest.attention[0], largest.ffn[0]) == (384, 384, 1536), "the full network is one of them"
+    layers, heads, hidden, ffn = SHAPES[named.foundation]
+    full = SubmodelConfig(hidden, (hidden,) * layers, (ffn,) * layers)
+    space = recipes._spec(named, {}).space(full, heads)  # raises when it does not fit
+    assert space.largest() == full, "the full network is one of them"
     assert space.count() > 1000
     assert name == name.lower()
     assert named.dataset.replace("_", "-") in name

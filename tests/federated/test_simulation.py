@@ -108,9 +108,9 @@ def test_metrics_are_measured_on_validation_and_training_uses_train_alone(tmp_pa
         measured.append((data.split, len(data)))
         return evaluate(model, data, **kwargs)
 
-    def watch_update(model, config, data, *rest):
+    def watch_update(own, task, data, recipe):
         trained.append((data.split, len(data)))
-        return local_update(model, config, data, *rest)
+        return local_update(own, task, data, recipe)
 
     local_update = simulation.local_update
     monkeypatch.setattr(simulation, "evaluate", watch_evaluate)
@@ -202,9 +202,9 @@ def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatc
     recipe = replace(RECIPE, rounds=2, server_momentum=0.0, average_rounds=1)
     victim = simulation.plan_round(make_even_supernet(), recipe, 1)[2][0]
 
-    def harmed(model, config, data, recipe, rate, seed, patches):
-        update = local_update(model, config, data, recipe, rate, seed, patches)
-        if seed[1:] == (1, victim):
+    def harmed(own, task, data, recipe):
+        update = local_update(own, task, data, recipe)
+        if task.seed[1:] == (1, victim):
             name = "vit.layers.1.mlp.fc2.weight"
             if harm == "nan":
                 update.state[name][3, 4] = float("nan")

@@ -26,11 +26,11 @@ def test_bytes_are_those_of_the_weights_that_a_run_sends(monkeypatch: pytest.Mon
     shown = set()
     local_update = simulation.local_update
 
-    def spied(model, config, data, recipe, rate, seed, patches) -> Update:
-        down = bytes_of(list(model.parameters()))
-        update = local_update(model, config, data, recipe, rate, seed, patches)
-        shown.add((seed[1], patches))
-        sent.append((seed[2], down, bytes_of(list(update.state.values()))))
+    def spied(own, task, data, recipe) -> Update:
+        down = bytes_of(list(own.model.parameters()))
+        update = local_update(own, task, data, recipe)
+        shown.add((task.seed[1], task.patches))
+        sent.append((task.seed[2], down, bytes_of(list(update.state.values()))))
         return update
 
     monkeypatch.setattr(simulation, "local_update", spied)

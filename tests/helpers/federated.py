@@ -11,7 +11,8 @@ from conftest import make_supernet
 from transformers import ViTImageProcessorPil
 
 from raffm_utils.data import Pixels, Split
-from raffm_utils.federated import Recipe, RoundResult
+from raffm_utils.federated import Recipe, RoundResult, Task
+from raffm_utils.space import SubmodelConfig
 from raffm_utils.supernet import Supernet
 
 LABELS = tuple("abcde")
@@ -52,6 +53,14 @@ def make_processor() -> ViTImageProcessorPil:
 def make_even_supernet(seed: int = 0, **changes: Any) -> Supernet:
     """A tiny ViT of two layers with the same choices in both."""
     return make_supernet(seed=seed, space=EVEN_SPACE, **({"num_hidden_layers": 2} | changes))
+
+
+def task_of(
+    supernet: Supernet, config: SubmodelConfig, learning_rate: float, seed: tuple[int, ...], **more: Any
+) -> Task:
+    """What a client is asked that gets `config` of this supernet."""
+    names = tuple(p.name for p in supernet.parameters if p.present(config.widths(p.layer)))
+    return Task(config, names, learning_rate, seed, **more)
 
 
 def learnable_split(examples: int, seed: int, split: str = "train", name: str = "made_up") -> Split:
