@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from raffm_utils import evaluate, load_split
 from raffm_utils.data import Split
-from raffm_utils.federated import RECIPES, Recipe, fit, start
+from raffm_utils.federated import RECIPES, Recipe, fit, make_adam, start
 
 RESULTS = Path(__file__).with_suffix(".json")
 TEXT = [name for name, named in RECIPES.items() if named.dataset in ("movie_reviews", "sst2")]
@@ -51,7 +51,7 @@ def fine_tune(name: str, epochs: int, learning_rate: float, batch_size: int, see
     torch.manual_seed(seed)  # of dropout
     model.train()
     generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, 3]).integers(2**62)))
-    fit(model, Shown(train), recipe, learning_rate, generator)  # type: ignore[arg-type]
+    fit(model, Shown(train), recipe, make_adam(model, recipe, learning_rate), generator)  # type: ignore[arg-type]
     seconds = time.perf_counter() - begin
     measured = asdict(evaluate(model, load_split(named.dataset, "test", processor=processor)))
     del measured["examples_per_second"]

@@ -1,5 +1,6 @@
 """The client: trains a submodel on its own data; only the result leaves it."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +12,10 @@ from ..space import SubmodelConfig
 from ..supernet import Supernet
 from .patches import fewer_patches
 from .recipe import WEIGHTINGS, Recipe
-from .server import Update
+from .server import Moments, State, Update
 from .students import Students
+
+LATE = 1e6  # steps after which Adam's correction of moments that started at 0 is over
 
 
 def client_weight(data: Split, recipe: Recipe) -> float:
@@ -31,6 +34,7 @@ class Task(NamedTuple):
     names: tuple[str, ...]  # of the submodel's parameters in the supernet, in the order in which the submodel has them
     learning_rate: float
     seed: tuple[int, ...]
+    moments: Moments | None = None  # of Adam, by the same names, to go on from; None: it starts afresh
     patches: int | None = None  # how many random patches of each image it sees, drawn again every time; None: all
 
 
@@ -39,30 +43,66 @@ def local_update(own: Supernet, task: Task, data: Split, recipe: Recipe) -> Upda
     draws = np.random.default_rng([*task.seed, 3])
     generator = torch.Generator().manual_seed(int(draws.integers(2**62)))
     students = Students(own, recipe.students, recipe.soft_share, draws) if recipe.students else None
-    loss = fit(own.model, data, recipe, task.learning_rate, generator, patches=task.patches, students=students)
-    state = {name: p.detach() for name, p in zip(task.names, own.model.parameters(), strict=True)}
-    return Update(task.config, state, len(data), loss, client_weight(data, recipe))
+    named = dict(zip(task.names, own.model.parameters(), strict=True))
+    adam = make_adam(own.model, recipe, task.learning_rate)
+    if task.moments is not None:
+        _go_on(adam, named, task.moments)
+    warm = task.moments is not None
+    loss = fit(own.model, data, recipe, adam, generator, patches=task.patches, students=students, warm=warm)
+    moments = _moments(adam, named, task.moments) if recipe.carry_moments else None
+    state = {name: p.detach() for name, p in named.items()}
+    return Update(task.config, state, len(data), loss, client_weight(data, recipe), moments)
+
+
+def make_adam(model: nn.Module, recipe: Recipe, learning_rate: float) -> torch.optim.AdamW:
+    """The optimizer of what is trainable of a model, each parameter at a rate of its own (see `rate_share`)."""
+    groups = [
+        {"params": [p], "rate": learning_rate * rate_share(model, name, recipe.full_rate_rms)}
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+    betas = (0.9, recipe.second_moment)
+    return torch.optim.AdamW(groups, learning_rate, betas, weight_decay=recipe.weight_decay, fused=True)
+
+
+def _go_on(adam: torch.optim.AdamW, named: Mapping[str, nn.Parameter], moments: Moments) -> None:
+    """Start an optimizer from known moments: late enough that it no longer scales them up, as at its beginning."""
+    for name, parameter in named.items():
+        if parameter.requires_grad:
+            first, second = (kind[name] for kind in moments)
+            adam.state[parameter] = {"step": torch.tensor(LATE), "exp_avg": first, "exp_avg_sq": second}
+
+
+def _moments(adam: torch.optim.AdamW, named: Mapping[str, nn.Parameter], sent: Moments | None) -> Moments:
+    """An optimizer's moments; of what is frozen, those that were sent, or 0."""
+
+    def kind(key: str, before: State) -> State:
+        return {name: adam.state[p][key] if p in adam.state else before[name] for name, p in named.items()}
+
+    nothing = {name: torch.zeros_like(p.data) for name, p in named.items() if not p.requires_grad}
+    first, second = sent or (nothing, nothing)
+    return kind("exp_avg", first), kind("exp_avg_sq", second)
 
 
 def fit(
     model: nn.Module,
     data: Split,
     recipe: Recipe,
-    learning_rate: float,
+    adam: torch.optim.AdamW,
     generator: torch.Generator,
     *,
     patches: int | None = None,
     students: Students | None = None,
+    warm: bool = False,
 ) -> float:
     """Train what is trainable of a model, in place, as the recipe says; returns the mean loss.
 
     With `patches`, it sees that many random patches of each image, drawn again every time; `students` learn from its
-    answers to every batch. The mode stays as it is, eval for clients: dropout would draw from the global generator,
-    and runs could not be repeated.
+    answers to every batch. Rates rise over the first steps unless `adam` is `warm`. The mode stays as it is, eval for
+    clients: dropout would draw from the global generator, and runs could not be repeated.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    groups = [{"params": [p], "share": rate_share(model, name, recipe.full_rate_rms)} for name, p in trained.items()]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    warmup = 1 if warm else max(1, recipe.local_warmup_steps)
     counts = _label_counts(data)
     balance = len(data) / counts.count_nonzero() / counts.clamp(min=1) if recipe.balance_labels else None
     total, steps = 0.0, 0
@@ -73,10 +113,8 @@ def fit(
                 order = order[: recipe.local_steps * recipe.batch_size]
             order = data.grouped(order, recipe.batch_size)
             for inputs, labels in data.batches(recipe.batch_size, order):
-                for group in optimizer.param_groups:
-                    group["lr"] = (
-                        group["share"] * learning_rate * min(1.0, (steps + 1) / max(1, recipe.local_warmup_steps))
-                    )
+                for group in adam.param_groups:
+                    group["lr"] = group["rate"] * min(1.0, (steps + 1) / warmup)
                 if recipe.horizontal_flip:
                     flip = torch.rand(len(labels), generator=generator) < 0.5
                     inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
@@ -89,9 +127,9 @@ def fit(
                 if students is not None:
                     replay = torch.Generator().set_state(before)  # so that they see the same patches
                     students.learn(inputs, labels, logits.detach().float(), balance, recipe.autocast, patches, replay)
-                nn.utils.clip_grad_norm_(trained.values(), recipe.gradient_clip)
-                optimizer.step()
-                optimizer.zero_grad()
+                nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
+                adam.step()
+                adam.zero_grad()
                 total, steps = total + float(loss.detach()), steps + 1
     return total / max(steps, 1)
 

@@ -56,6 +56,10 @@ class Recipe:
     cooldown_rounds: int = 30  # over this many final rounds the rate also falls linearly to 0
     local_warmup_steps: int = 5  # steps in which the rate rises: a fresh Adam takes its largest steps first
     weight_decay: float = 0.01  # of AdamW
+    second_moment: float = 0.999  # how much of Adam's mean square of gradients is kept at every step (its beta 2)
+    # Adam's moments travel: the server averages both over the clients that cover an entry, keeps them, and sends them
+    # with the weights, so that a client need not learn the size of its steps anew. Without them they start at 0.
+    carry_moments: bool = False
     gradient_clip: float = 1.0  # largest norm of the gradient of all weights together
     # A module whose weights have a root mean square below this learns slower in proportion. Adam's steps have one
     # size, which would wipe out matrices that a folded LayerScale has made small (relative steps as in Adafactor,
@@ -101,6 +105,8 @@ class Recipe:
             raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
         if self.students < 0:
             raise TrainingError(f"students={self.students}: give the number of networks drawn for every batch, or 0")
+        if not 0 < self.second_moment < 1:
+            raise TrainingError(f"second_moment={self.second_moment}: give a share between 0 and 1")
         if not 0 <= self.soft_share <= 1:
             raise TrainingError(f"soft_share={self.soft_share}: give a share from 0 to 1")
         if not self.size_power > 0:

@@ -79,7 +79,8 @@ TRAINING_FACTOR = 3  # a backward pass takes about twice the products of a forwa
 class ClientCost:
     """One client in one round: `bytes_down` and `bytes_up` of weights, and the MACs of its training.
 
-    A submodel is sent down and its trained part sent back: look-up tables that are frozen are neither. `macs` are three
+    A submodel is sent down and its trained part sent back: look-up tables that are frozen are neither. Adam's moments,
+    where they are carried, are two more values for each weight, down from the second round on. `macs` are three
     times those of a forward pass, over all examples that the client trains on; of text at 32 tokens. Students are
     expected values: those drawn cost as much less than the client's network as they have fewer parameters, and the
     logarithm of these is uniform between the smallest network and the client's.
@@ -105,7 +106,9 @@ def count_round(supernet: Supernet, recipe: Recipe, number: int, examples: Seque
         trained = examples[client] if steps is None else min(examples[client], steps * recipe.batch_size)
         one = supernet.costs.macs(config, tokens) + _students_macs(supernet, recipe, config, tokens)
         macs = TRAINING_FACTOR * one * trained * recipe.local_epochs
-        costs.append(ClientCost(client, cost.parameters, sent * BYTES_PER_VALUE, sent * BYTES_PER_VALUE, macs))
+        up = sent * BYTES_PER_VALUE * (3 if recipe.carry_moments else 1)
+        down = up if number else sent * BYTES_PER_VALUE
+        costs.append(ClientCost(client, cost.parameters, down, up, macs))
     return costs
 
 

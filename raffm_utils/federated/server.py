@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from ..supernet import Supernet
 from .recipe import RULES, Recipe
 
 State = dict[str, torch.Tensor]
+Moments = tuple[State, State]  # Adam's mean gradient, and its mean square
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Update:
     """A client's result: the submodel it trained, its new weights, the number of examples, and its weight.
 
     `state` goes by the names that parameters have in the supernet: in a submodel without some of the layers, those
-    behind them have other numbers.
+    behind them have other numbers. `moments`, by the same names, come with it where the recipe carries them.
     """
 
     config: SubmodelConfig
@@ -28,6 +29,7 @@ class Update:
     examples: int
     loss: float
     weight: float = 1.0
+    moments: Moments | None = None
 
 
 def present(parameters: Iterable[Parameter], config: SubmodelConfig) -> list[Parameter]:
@@ -38,13 +40,18 @@ def present(parameters: Iterable[Parameter], config: SubmodelConfig) -> list[Par
 def fault(update: Update, config: SubmodelConfig, parameters: Iterable[Parameter]) -> str | None:
     """Check an update against the submodel `config` that was sent; returns what is wrong with it, or None."""
     sent = {p.name: p.narrowed_shape(config.widths(p.layer)) for p in present(parameters, config)}
-    if update.state.keys() != sent.keys():
-        return f"other parameters than were sent ({len(update.state)} instead of {len(sent)})"
-    for name, shape in sent.items():
-        if update.state[name].shape != shape:
-            return f"{name} of shape {tuple(update.state[name].shape)}, not {shape}"
-        if not bool(update.state[name].isfinite().all()):
-            return f"{name} is not finite"
+    kinds = zip(("", "mean gradient of ", "mean square of "), (update.state, *(update.moments or ())), strict=False)
+    for kind, state in kinds:
+        if state.keys() != sent.keys():
+            return f"{kind}other parameters than were sent ({len(state)} instead of {len(sent)})"
+        for name, shape in sent.items():
+            if state[name].shape != shape:
+                return f"{kind}{name} of shape {tuple(state[name].shape)}, not {shape}"
+            if not bool(state[name].isfinite().all()):
+                return f"{kind}{name} is not finite"
+    for name, square in update.moments[1].items() if update.moments else ():
+        if float(square.min()) < 0:
+            return f"mean square of {name} is negative"
     return None
 
 
@@ -76,6 +83,30 @@ def aggregate(
         change[p.name] = torch.where(count > 0, RULES[divide](total, count, everyone, expected, state[p.name]), 0)
         coverage[p.name] = count
     return change, coverage
+
+
+def moments_update(supernet: Supernet, moments: Moments, updates: Sequence[Update]) -> None:
+    """Replace the server's moments by the weighted mean of those of the clients, where any covered an entry."""
+    for place, state in enumerate(moments):
+        sent = [replace(update, state=update.moments[place]) for update in updates if update.moments is not None]
+        change, _ = aggregate(state, supernet.parameters, supernet.slicing_heads, sent)
+        for name, tensor in state.items():
+            tensor.add_(change[name])
+
+
+def narrowed_moments(supernet: Supernet, moments: Moments, config: SubmodelConfig) -> Moments:
+    """The part of the server's moments that goes with a submodel: copies, in the order of its parameters."""
+
+    def narrowed(state: State) -> State:
+        parts = {}
+        for p in present(supernet.parameters, config):
+            widths = config.widths(p.layer)
+            part = p.part(state[p.name], widths, supernet.slicing_heads)
+            parts[p.name] = part.reshape(p.narrowed_shape(widths)).clone(memory_format=torch.contiguous_format)
+        return parts
+
+    first, second = (narrowed(state) for state in moments)
+    return first, second
 
 
 def server_update(

@@ -23,7 +23,16 @@ from ..supernet import Supernet
 from .client import Task, client_weight, local_update
 from .recipe import Recipe
 from .rounds import partition, plan_round
-from .server import State, Update, fault, present, server_update
+from .server import (
+    Moments,
+    State,
+    Update,
+    fault,
+    moments_update,
+    narrowed_moments,
+    present,
+    server_update,
+)
 
 REMOVED = {"shrink_rounds": 0}  # options that recipes had once, with the value that means: not used
 STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
@@ -65,6 +74,10 @@ def run(
     momentum = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     average = {name: torch.zeros_like(weight) for name, weight in weights.items() if recipe.average_rounds > 1}
     kept = {"weights": weights, "momentum": momentum, "average": average}
+    moments: Moments | None = None
+    if recipe.carry_moments:
+        kept |= {kind: {n: torch.zeros_like(w) for n, w in weights.items()} for kind in ("first", "second")}
+        moments = kept["first"], kept["second"]
     identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
     results = _resume(folder, identity, kept)
     recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
@@ -86,13 +99,16 @@ def run(
                 if parameter.table and recipe.freeze_tables:
                     own.model.get_parameter(parameter.name).requires_grad_(False)
             names = tuple(p.name for p in present(supernet.parameters, config))
-            task = Task(config, names, rate, (recipe.seed, number, client), patches)
+            go_on = narrowed_moments(supernet, moments, config) if moments and number else None
+            task = Task(config, names, rate, (recipe.seed, number, client), go_on, patches)
             return local_update(own, task, shards[client], recipe)
 
         with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
             plan = plan_round(supernet, recipe, number)
             updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
         server_update(supernet, momentum, updates, recipe, expected)
+        if moments:
+            moments_update(supernet, moments, updates)
         averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
         shown = average if averaged > 0 else {}
         for name, mean in shown.items():

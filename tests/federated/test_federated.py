@@ -21,6 +21,7 @@ from raffm_utils.federated import (
     fewer_patches,
     fit,
     local_update,
+    make_adam,
     partition,
     plan_round,
     rate_share,
@@ -543,7 +544,7 @@ def test_balanced_labels_do_not_teach_the_skew():
     for balance, expected in ((False, [0.2, 0.0, 0.8, 0.0, 0.0]), (True, [0.5, 0.0, 0.5, 0.0, 0.0])):
         model = Shares()
         recipe = replace(RECIPE, balance_labels=balance, local_epochs=40, weight_decay=0.0)
-        fit(model, skewed, recipe, 0.05, torch.Generator())
+        fit(model, skewed, recipe, make_adam(model, recipe, 0.05), torch.Generator())
         learnt = model.bias.detach().softmax(0)
         assert torch.allclose(learnt, torch.tensor(expected), atol=0.06), learnt
 
@@ -563,7 +564,7 @@ class Counting(Shares):
 def test_local_steps_limit_an_epoch_to_new_draws_of_the_data():
     data, model = learnable_split(160, 1), Counting()
     recipe = replace(RECIPE, local_steps=3, local_epochs=2, horizontal_flip=False)
-    fit(model, data, recipe, 0.05, torch.Generator())
+    fit(model, data, recipe, make_adam(model, recipe, 0.05), torch.Generator())
     assert len(model.seen) == 2 * 3 * RECIPE.batch_size
     first, second = (torch.stack(model.seen[start : start + 48]) for start in (0, 48))
     assert len(first.unique(dim=0)) == 48, "no example twice in an epoch"

@@ -17,9 +17,11 @@ def bytes_of(tensors: list[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def test_bytes_are_those_of_the_weights_that_a_run_sends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize("carry_moments", [False, True])
+def test_bytes_are_those_that_a_run_sends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, carry_moments: bool):
     supernet, train = make_even_supernet(), learnable_split(240, 1)
-    recipe = replace(RECIPE, rounds=2, dirichlet=0.5, patch_share=0.5, cooldown_rounds=1)
+    options = {"dirichlet": 0.5, "patch_share": 0.5, "cooldown_rounds": 1, "carry_moments": carry_moments}
+    recipe = replace(RECIPE, rounds=2, **options)
     shards = [len(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
     counted = [cost for number in range(2) for cost in count_round(supernet, recipe, number, shards)]
     sent: list[tuple[int, int, int]] = []
@@ -27,10 +29,11 @@ def test_bytes_are_those_of_the_weights_that_a_run_sends(monkeypatch: pytest.Mon
     local_update = simulation.local_update
 
     def spied(own, task, data, recipe) -> Update:
-        down = bytes_of(list(own.model.parameters()))
+        down = bytes_of([*own.model.parameters(), *(t for kind in task.moments or () for t in kind.values())])
         update = local_update(own, task, data, recipe)
         shown.add((task.seed[1], task.patches))
-        sent.append((task.seed[2], down, bytes_of(list(update.state.values()))))
+        up = bytes_of([t for kind in (update.state, *(update.moments or ())) for t in kind.values()])
+        sent.append((task.seed[2], down, up))
         return update
 
     monkeypatch.setattr(simulation, "local_update", spied)
