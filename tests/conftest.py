@@ -103,6 +103,29 @@ def some_configs(supernet: Supernet, count: int, seed: int = 0) -> list[Submodel
     return [space.smallest(), space.largest(), *(space.sample(None, rng) for _ in range(count - 2))]
 
 
+def with_blocks_left_out(supernet: Supernet, seed: int = 0) -> list[SubmodelConfig]:
+    """Random submodels of three layers with blocks left out: single ones, whole layers, the first, the last, all."""
+    rng = np.random.default_rng(seed)
+    masks = [
+        ((1, 0, 1), (1, 1, 1)),
+        ((1, 1, 1), (1, 0, 1)),
+        ((0, 1, 1), (1, 1, 0)),
+        ((1, 0, 1), (1, 0, 1)),
+        ((0, 1, 1), (0, 1, 0)),
+        ((0, 0, 1), (0, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+    ]
+    found = []
+    for masks_of in masks:
+        whole = supernet.space.sample(None, rng)
+        attention, ffn = (
+            tuple(width * mask for width, mask in zip(widths, masks, strict=True))
+            for widths, masks in zip((whole.attention, whole.ffn), masks_of, strict=True)
+        )
+        found.append(SubmodelConfig(whole.hidden, attention, ffn))
+    return found
+
+
 @dataclass
 class TensorSplit:
     """A split made of given tensors, with what `evaluate` and `sweep` use of the real one."""

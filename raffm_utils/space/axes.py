@@ -103,13 +103,17 @@ class Live(NamedTuple):
 
     Counts are for the first layer; later layers also hold the output of the embeddings, one more hidden width.
     The peak of a network is the largest moment of any layer. A moment with attention or FFN values, never both, is one
-    of that block; `block` says so of a moment without them. A moment of no block occurs in every network.
+    of that block; `block` says so of a moment without them. A moment of no block occurs in every layer that is there.
+    A moment that comes `once` is outside the layers, as where embeddings are added up: there, `ids` 64-bit numbers per
+    token (positions, token types) may be in memory too.
     """
 
     hidden: int
     attention: int = 0
     ffn: int = 0
     block: Axis | None = None
+    once: bool = False
+    ids: int = 0
 
     def needs(self, hidden: int, attention: int, ffn: int) -> int:
         """Values per token in a first layer with these widths; 0 where the block is left out."""

@@ -11,6 +11,8 @@ from .axes import Axis, Live, Parameter, SubmodelConfig, Use
 from .budget import LATENCY, METRICS, NS_PER_MS, Affine, Choices
 from .latency import AffineLatency
 
+ID_BYTES = 8  # of a token, position or token type
+
 
 class PeakActivation:
     """Peak bytes of activations in memory at the same time, in closed form."""
@@ -23,7 +25,7 @@ class PeakActivation:
 
     def bytes(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int) -> int:
         """The peak of one example of `tokens` tokens: the largest moment of all layers."""
-        values, embeddings = self._moment(hidden, 0, 0), 0
+        values, embeddings = self._outside(hidden), 0
         for a, f in zip(attention, ffn, strict=True):
             if not (self.layers_vanish and not a and not f):
                 values, embeddings = max(values, self._moment(hidden, a, f) + embeddings), hidden
@@ -38,7 +40,7 @@ class PeakActivation:
         there has one hidden width more to spend than those behind it; which it is decides what the others may have.
         """
         values = limit // (tokens * self.bytes_per_value)
-        if self._moment(hidden, 0, 0) > values:
+        if self._outside(hidden) > values:
             return []
         axes = list(zip(attention, ffn, strict=True))
         first, later = ([self._kept(v, hidden, *layer) for layer in axes] for v in (values, values - hidden))
@@ -56,7 +58,12 @@ class PeakActivation:
 
     def _moment(self, hidden: int, attention: int, ffn: int) -> int:
         """Values per token in the largest moment of a first layer."""
-        return max(moment.needs(hidden, attention, ffn) for moment in self.live)
+        return max((m.needs(hidden, attention, ffn) for m in self.live if not m.once), default=0)
+
+    def _outside(self, hidden: int) -> int:
+        """Values per token in the largest moment outside the layers."""
+        per_id = ID_BYTES // self.bytes_per_value
+        return max((m.hidden * hidden + m.ids * per_id for m in self.live if m.once), default=0)
 
     def _kept(
         self, values: int, hidden: int, attention: tuple[int, ...], ffn: tuple[int, ...]

@@ -54,8 +54,8 @@ def _bert_encoder(prefix: str) -> tuple[Row, ...]:
     )
 
 
-# the attention product; the norm behind attention; the activation; the norm behind the FFN
-_BERT_LIVE = (Live(1, attention=4), Live(4, attention=1), Live(2, ffn=2), Live(5, ffn=1))
+# the attention product; the norm behind attention; the activation; the norm behind the FFN, with and without it
+_BERT_LIVE = (Live(1, attention=4), Live(4, attention=1), Live(2, ffn=2), Live(5, ffn=1), Live(4))
 _VIT_LAYER = "vit.layers.{layer}"
 VIT = Family(
     model_type="vit",
@@ -76,8 +76,8 @@ VIT = Family(
     ),
     attention_module=f"{_VIT_LAYER}.attention",
     head_size_name="head_dim",
-    # the attention output projection; the activation; the second FFN product
-    live=(Live(3, attention=4), Live(3, ffn=2), Live(4, ffn=1)),
+    # the attention output projection; the activation; the second FFN product; the last norm
+    live=(Live(3, attention=4), Live(3, ffn=2), Live(4, ffn=1), Live(2, once=True)),
     norm_readers=(
         (
             f"{_VIT_LAYER}.layernorm_before",
@@ -98,7 +98,7 @@ BERT = Family(
     ),
     attention_module="bert.encoder.layer.{layer}.attention.self",
     head_size_name="attention_head_size",
-    live=_BERT_LIVE,
+    live=(*_BERT_LIVE, Live(5, once=True, ids=1)),  # words, types and positions added up; ids of types
 )
 ROBERTA = Family(
     model_type="roberta",
@@ -111,7 +111,7 @@ ROBERTA = Family(
     ),
     attention_module="roberta.encoder.layer.{layer}.attention.self",
     head_size_name="attention_head_size",
-    live=_BERT_LIVE,
+    live=(*_BERT_LIVE, Live(5, once=True, ids=2)),  # positions are numbered anew for every text
     counts_positions_from_padding=True,
 )
 _DISTILBERT_LAYER = "distilbert.transformer.layer.{layer}"
@@ -133,8 +133,9 @@ DISTILBERT = Family(
     ),
     attention_module=f"{_DISTILBERT_LAYER}.attention",
     head_size_name="attention_head_size",
-    # the attention output projection; the activation; the second FFN product; the norm behind the FFN
-    live=(Live(2, attention=4), Live(2, ffn=2), Live(3, ffn=1), Live(5, block=F)),
+    # the attention output projection; the activation; the second FFN product; the norm behind the FFN, with and
+    # without it; words and positions added up
+    live=(Live(2, attention=4), Live(2, ffn=2), Live(3, ffn=1), Live(5, block=F), Live(4), Live(3, once=True)),
     hidden_key="dim",
     ffn_key="hidden_dim",
     heads_key="n_heads",

@@ -1,6 +1,7 @@
 """Weights that hold every submodel: reading and writing checkpoints safely, cutting submodels out of them.
 
-`spec` reads `elastic_space.json`, `checkpoints` reads and writes folders, `supernet` extracts and reorders.
+`spec` reads `elastic_space.json`, `checkpoints` reads and writes folders, `supernet` extracts and reorders
+with what `rebuild` makes.
 """
 
 from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, quiet, resolve

@@ -1,7 +1,7 @@
 """Reads `elastic_space.json`, published files and our own; errors are reported before any work is done."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,15 @@ class ElasticSpec:
             costs,
         )
 
-    def within(self, space: ElasticSpace, config: SubmodelConfig) -> "ElasticSpec":
-        """What a submodel of this space offers as a supernet of its own: its widths, and all choices below them."""
+    def within(self, space: ElasticSpace, config: SubmodelConfig, layers: Sequence[int]) -> "ElasticSpec":
+        """What a submodel of this space offers as a supernet of its own: its widths, and all choices below them.
+
+        `layers` are those that it has.
+        """
         return replace(
             self,
-            attention=tuple(map(_within, space.attention, config.attention)),
-            ffn=tuple(map(_within, space.ffn, config.ffn)),
+            attention=tuple(_within(space.attention[i], config.attention[i]) for i in layers),
+            ffn=tuple(_within(space.ffn[i], config.ffn[i]) for i in layers),
             hidden=_within(space.hidden, config.hidden),
         )
 

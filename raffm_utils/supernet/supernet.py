@@ -1,7 +1,7 @@
 """The supernet: a full network whose weights hold every submodel."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ..errors import CheckpointError, ElasticSpaceError
 from ..space import AffineLatency, Axis, Cost, CostModel, ElasticSpace, Family, Parameter, Role, SubmodelConfig
 from . import checkpoints
+from .rebuild import Nothing, rebuild
 from .spec import PER_HEAD, ElasticSpec
 
 Group = tuple[Axis, int | None, Role | None]
@@ -36,6 +37,7 @@ class Supernet:
         self.folder = folder
         self.parameters: tuple[Parameter, ...] = family.parameters(model)
         self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
+        self._owners = tuple(_owners(model, p.name) for p in self.parameters)
         self.full = read_widths(self.parameters)
         self.layers, self.hidden = len(self.full.attention), self.full.hidden
         _, self.heads, _, _ = family.widths(model.config)
@@ -127,21 +129,26 @@ class Supernet:
         full, heads = self.full, self.heads
         if not 0 < config.hidden <= full.hidden:
             raise ElasticSpaceError(f"hidden width {config.hidden}: give 1 to {full.hidden}")
-        for layer, (width, most) in enumerate(zip(config.attention, full.attention, strict=True), 1):
-            if not 0 < width <= most or width % heads:
-                raise ElasticSpaceError(
-                    f"attention width {width} of layer {layer}: give a multiple of {heads} from {heads} to {most} "
-                    f"({heads} heads share it)"
-                )
-        for layer, (width, most) in enumerate(zip(config.ffn, full.ffn, strict=True), 1):
-            if not 0 < width <= most:
-                raise ElasticSpaceError(f"ffn width {width} of layer {layer}: give 1 to {most}")
+        for axis, widths, most, step in (
+            (Axis.ATTENTION, config.attention, full.attention, heads),
+            (Axis.FFN, config.ffn, full.ffn, 1),
+        ):
+            for layer, (width, widest) in enumerate(zip(widths, most, strict=True), 1):
+                if not 0 <= width <= widest or width % step:
+                    allowed = f"a multiple of {step} up to {widest}" if widest else "0"
+                    raise ElasticSpaceError(
+                        f"{axis} width {width} of layer {layer}: give {allowed}, where 0 leaves the block out"
+                        + (f" ({heads} heads share it)" if step > 1 else "")
+                    )
 
     def extract(self, config: SubmodelConfig, *, copy: bool = False) -> PreTrainedModel:
         """Cut a submodel out of the supernet: an ordinary `PreTrainedModel` in eval mode.
 
         By default it is frozen and shares memory with the supernet wherever a slice can be a view, which takes
         milliseconds. With `copy=True` it has its own contiguous, trainable weights.
+
+        A block of width 0 is left out: its parameters are gone, `Nothing` stands in its place, and a layer of which
+        nothing is left is not in the list of layers.
 
         Example:
             >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
@@ -151,17 +158,25 @@ class Supernet:
         """
         self.check(config)
         tensors: dict[int, nn.Parameter] = {}
-        for p, full in zip(self.parameters, self._tensors, strict=True):
+        left: set[nn.Module] = set()
+        gone: set[nn.Module] = set()
+        for p, full, owners in zip(self.parameters, self._tensors, self._owners, strict=True):
             widths = config.widths(p.layer)
+            if not p.present(widths):
+                gone.update(owners)
+                continue
+            left.update(owners)
             part = p.part(full.data, widths, self.slicing_heads)
             if part.ndim > len(p.shape):  # heads, and what is kept of each, come apart
                 part = part.reshape(p.narrowed_shape(widths))
             if copy:
                 part = part.clone(memory_format=torch.contiguous_format)
             tensors[id(full)] = nn.Parameter(part, requires_grad=copy)
-        model = _rebuild(self.model, tensors, self.model.config, self._narrowed_config(config), copy)
-        for layer, width in enumerate(config.attention):
-            self._set_head_size(model.get_submodule(self.family.attention_module.format(layer=layer)), width)
+        narrowed = self._narrowed_config(config)
+        model = rebuild(self.model, tensors, gone - left, self.model.config, narrowed, copy)
+        for number, layer in enumerate(self._layers_left(config)):
+            attention = model.get_submodule(self.family.attention_module.format(layer=number))
+            self._set_head_size(attention, config.attention[layer])
         return model  # type: ignore[return-value]
 
     def narrowed(self, config: SubmodelConfig) -> "Supernet":
@@ -175,7 +190,8 @@ class Supernet:
             >>> half.full == half.space.largest() == supernet.space.smallest()
             True
         """
-        narrowed = Supernet(self.extract(config, copy=True), self.family, self.spec.within(self.space, config))
+        spec = self.spec.within(self.space, config, self._layers_left(config) or [0])
+        narrowed = Supernet(self.extract(config, copy=True), self.family, spec)
         narrowed.model.requires_grad_(True)
         narrowed.tokens, narrowed.latency = self.tokens, self.latency
         return narrowed
@@ -208,14 +224,23 @@ class Supernet:
             key: copy.copy(value) if isinstance(value, dict | list) else value for key, value in vars(narrowed).items()
         }
         setattr(narrowed, self.family.hidden_key, config.hidden)
-        if len(set(config.ffn)) == 1:
-            setattr(narrowed, self.family.ffn_key, config.ffn[0])
-        if self.family.head_size_name in vars(narrowed) and len(set(config.attention)) == 1:
-            setattr(narrowed, self.family.head_size_name, config.attention[0] // self.heads)
+        setattr(narrowed, self.family.layers_key, len(self._layers_left(config)))
+        attention, ffn = ({width for width in widths if width} for widths in (config.attention, config.ffn))
+        if len(ffn) == 1:
+            setattr(narrowed, self.family.ffn_key, ffn.pop())
+        if len(attention) == 1 and self.family.head_size_name in vars(narrowed):
+            setattr(narrowed, self.family.head_size_name, attention.pop() // self.heads)
         narrowed.submodel = {"hidden": config.hidden, "attention": list(config.attention), "ffn": list(config.ffn)}
         return narrowed
 
+    def _layers_left(self, config: SubmodelConfig) -> list[int]:
+        """The layers of which a submodel has any parameter."""
+        return sorted({p.layer for p in self.parameters if p.layer is not None and p.present(config.widths(p.layer))})
+
     def _set_head_size(self, attention: Any, width: int) -> None:
+        if isinstance(attention, Nothing):
+            attention.pair = True
+            return
         # transformers infers the number of heads from these two in forward
         setattr(attention, self.family.head_size_name, width // self.heads)
         attention.scaling = (width // self.heads) ** -0.5
@@ -226,15 +251,24 @@ class Supernet:
         return next(self.model.parameters()).element_size()
 
 
-def read_widths(parameters: Iterable[Parameter]) -> SubmodelConfig:
-    """The widths of a network, read off the shapes of its parameters."""
-    found: dict[Axis, dict[int, int]] = {axis: {} for axis in Axis}
+def read_widths(parameters: Sequence[Parameter]) -> SubmodelConfig:
+    """The widths of a network, read off the shapes of its parameters; 0 where it has none of a block.
+
+    A network without any block reads as one layer of none.
+    """
+    layers = 1 + max((p.layer for p in parameters if p.layer is not None), default=0)
+    found = {axis: [0] * layers for axis in Axis}
     for p in parameters:
         for axis, width in zip(p.axes, p.shape, strict=True):
             if axis is not None:
                 found[axis][p.layer or 0] = width
-    attention, ffn = (tuple(width for _, width in sorted(found[axis].items())) for axis in (Axis.ATTENTION, Axis.FFN))
-    return SubmodelConfig(found[Axis.HIDDEN][0], attention, ffn)
+    return SubmodelConfig(found[Axis.HIDDEN][0], tuple(found[Axis.ATTENTION]), tuple(found[Axis.FFN]))
+
+
+def _owners(model: nn.Module, name: str) -> tuple[nn.Module, ...]:
+    """The modules that a parameter lies in, but the model itself."""
+    path = name.split(".")[:-1]
+    return tuple(model.get_submodule(".".join(path[: end + 1])) for end in range(len(path)))
 
 
 def group(parameter: Parameter, axis: Axis) -> Group:
@@ -242,31 +276,3 @@ def group(parameter: Parameter, axis: Axis) -> Group:
     if axis is Axis.HIDDEN:
         return (axis, None, None)
     return (axis, parameter.layer, parameter.role if axis is Axis.ATTENTION else None)
-
-
-def _rebuild(module: nn.Module, tensors: Mapping[int, nn.Parameter], old: Any, new: Any, own: bool) -> nn.Module:
-    """Copy a module tree around other parameters, without initialisation, copied weights or hooks."""
-    twin = object.__new__(type(module))
-    nn.Module.__init__(twin)
-    # written past `Module.__setattr__`, whose checks would take a third of the time
-    state = twin.__dict__
-    state.update({key: value for key, value in module.__dict__.items() if key not in state})
-    state["training"] = False
-    state["_parameters"] = {k: None if p is None else tensors[id(p)] for k, p in module._parameters.items()}
-    state["_buffers"] = {k: b.clone() if own and b is not None else b for k, b in module._buffers.items()}
-    state["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
-    state["_modules"] = {
-        k: None if m is None else _rebuild(m, tensors, old, new, own) for k, m in module._modules.items()
-    }
-    if state.get("config") is old:
-        state["config"] = new
-    weight = state["_parameters"].get("weight")
-    if isinstance(module, nn.Linear):
-        state["out_features"], state["in_features"] = weight.shape
-    elif isinstance(module, nn.LayerNorm):
-        state["normalized_shape"] = tuple(weight.shape)
-    elif isinstance(module, nn.Embedding):
-        state["embedding_dim"] = weight.shape[1]
-    elif isinstance(module, nn.Conv2d):
-        state["out_channels"] = weight.shape[0]
-    return twin

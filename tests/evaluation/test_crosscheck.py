@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs
+from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs, with_blocks_left_out
 
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.evaluation import measure_peak_activation_bytes
@@ -27,13 +27,25 @@ def full_inputs(kind: str, tokens: int = 9) -> dict[str, torch.Tensor]:
 def test_closed_form_is_what_is_alive(kind_and_supernet, space):
     kind, supernet = kind_and_supernet
     supernet = make_supernet(kind, supernet.spec.head_slicing, space=SPACES[space])
-    for number, config in enumerate(some_configs(supernet, 6)):
+    for number, config in enumerate([*some_configs(supernet, 6), *with_blocks_left_out(supernet)]):
         tokens = 8 + number
         inputs = full_inputs(kind, tokens)
         assert bool(inputs.get("attention_mask", torch.ones(1)).all())
         measured = measure_peak_activation_bytes(supernet.extract(config), inputs)
         assert supernet.cost(config, tokens).peak_activation_bytes == measured
         assert supernet.space.cost_of(config, PEAK, tokens) == measured
+
+
+@pytest.mark.parametrize("hidden", [48, 12])
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_any_blocks_left_out(kind, hidden):
+    rng, layers = np.random.default_rng(hidden), 3
+    supernet = make_supernet(kind, space={}, num_hidden_layers=layers)
+    for number in range(40):
+        attention, ffn = (tuple(rng.choice(choices, layers).tolist()) for choices in ((0, 4, 48), (0, 1, 64)))
+        config, tokens = SubmodelConfig(hidden, attention, ffn), 4 + number % 5
+        measured = measure_peak_activation_bytes(supernet.extract(config), full_inputs(kind, tokens))
+        assert supernet.cost(config, tokens).peak_activation_bytes == measured, config
 
 
 @pytest.mark.parametrize("kind", FAMILY_NAMES)
@@ -43,7 +55,8 @@ def test_one_layer_and_half_precision(kind):
     costs = CostModel(
         supernet.parameters, patches=supernet.costs.patches, bytes_per_parameter=2, live=supernet.family.live
     )
-    for config in some_configs(supernet, 3):
+    nothing = SubmodelConfig(48, (0,), (0,))
+    for config in (*some_configs(supernet, 3), nothing):
         inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in full_inputs(kind).items()}
         measured = measure_peak_activation_bytes(supernet.extract(config), inputs)
         assert costs.cost(config, 9).peak_activation_bytes == measured

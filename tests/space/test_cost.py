@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet, some_configs
+from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet, some_configs, with_blocks_left_out
 
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.evaluation import count_macs_fvcore, count_macs_torch
@@ -34,7 +34,7 @@ def _traced(supernet, config, inputs):
 
 def test_parameters_and_bytes_are_those_of_the_extracted_model(kind_and_supernet):
     _, supernet = kind_and_supernet
-    for config in some_configs(supernet, 12):
+    for config in (*some_configs(supernet, 12), *with_blocks_left_out(supernet)):
         model = supernet.extract(config)
         cost = supernet.cost(config)
         assert cost.parameters == sum(p.numel() for p in model.parameters())
@@ -46,7 +46,7 @@ TABLES = ("cls_token", "word_embeddings", "position_embeddings", "token_type_emb
 
 def test_encoder_parameters_leave_out_the_embeddings_but_not_their_norm(kind_and_supernet):
     kind, supernet = kind_and_supernet
-    for config in some_configs(supernet, 6):
+    for config in (*some_configs(supernet, 6), *with_blocks_left_out(supernet)):
         model = supernet.extract(config)
         sizes = {name: p.numel() for name, p in model.named_parameters()}
         left_out = [name for name in sizes if any(table in name for table in TABLES)]
@@ -60,7 +60,7 @@ def test_encoder_parameters_leave_out_the_embeddings_but_not_their_norm(kind_and
 @pytest.mark.parametrize("kind", FAMILY_NAMES)
 def test_macs_are_those_that_fvcore_counts(kind):
     supernet = make_supernet(kind)
-    for number, config in enumerate(some_configs(supernet, 5)):
+    for number, config in enumerate([*some_configs(supernet, 5), *with_blocks_left_out(supernet)]):
         tokens = None if kind == "vit" else 6 + number
         inputs = make_inputs(kind, batch=1, tokens=tokens or 0)
         assert supernet.cost(config, tokens).macs == _traced(supernet, config, inputs)

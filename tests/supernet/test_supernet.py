@@ -387,7 +387,10 @@ FULL = SubmodelConfig(48, (48,) * 3, (64,) * 3)
         (SubmodelConfig(49, FULL.attention, FULL.ffn), "hidden width 49"),
         (SubmodelConfig(0, FULL.attention, FULL.ffn), "hidden width 0"),
         (SubmodelConfig(-8, FULL.attention, FULL.ffn), "hidden width -8"),
-        (SubmodelConfig(48, (48, 22, 48), FULL.ffn), "attention width 22.*multiple of 4"),
+        (
+            SubmodelConfig(48, (48, 22, 48), FULL.ffn),
+            "attention width 22 of layer 2: give a multiple of 4 up to 48, where 0 leaves the block out",
+        ),
         (SubmodelConfig(48, (48, 52, 48), FULL.ffn), "attention width 52"),
         (SubmodelConfig(48, FULL.attention, (64, 64, 65)), "ffn width 65"),
         (SubmodelConfig(48, (48,) * 2, (64,) * 2), "2 layers"),
@@ -508,7 +511,7 @@ def test_a_space_that_is_wider_than_a_layer_of_the_network():
         Supernet(model, supernet.family, ElasticSpec.from_json({"inter_hidden_space": [40, 8]}, "file"))
     again = Supernet(model, supernet.family, ElasticSpec.from_json({}, "file"))
     assert again.space.largest() == again.full == SubmodelConfig(36, (48, 24, 12), (64, 32, 40))
-    with pytest.raises(ElasticSpaceError, match=r"attention width 48 of layer 2: give a multiple of 4 from 4 to 24"):
+    with pytest.raises(ElasticSpaceError, match=r"attention width 48 of layer 2: give a multiple of 4 up to 24"):
         again.extract(SubmodelConfig(36, (48, 48, 12), (64, 32, 40)))
 
 
