@@ -30,7 +30,7 @@ from raffm_utils import (
     read_sweep,
 )
 from raffm_utils.data import Split
-from raffm_utils.evaluation import eval_mode, logits_of
+from raffm_utils.evaluation import in_eval_mode, logits_of
 from raffm_utils.plotting import FIGURES
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
@@ -42,8 +42,8 @@ RESULTS = Path(__file__).with_suffix(".json")
 
 def right_answers(supernet: Supernet, config: SubmodelConfig, data: Split) -> np.ndarray:
     """For every example of a split, always in the same order, whether a submodel classifies it rightly."""
-    model = supernet.extract(config)
-    with eval_mode(model), torch.inference_mode():
+    model = in_eval_mode(supernet.extract(config))
+    with torch.inference_mode():
         parts = [logits_of(model, inputs, data.name).argmax(dim=1) == truth for inputs, truth in data.batches(128)]
     return torch.cat(parts).numpy()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,6 +37,17 @@ def digest(*parts: str | bytes) -> str:
 def token_limit(tokenizer: Any) -> int:
     """The number of tokens to which sentences are truncated."""
     return int(min(tokenizer.model_max_length, MAX_TOKENS))
+
+
+_one_at_a_time = threading.Lock()
+
+
+def token_ids(tokenizer: Any, sentences: list[str], limit: int | None = None) -> list[list[int]]:
+    """The token ids of sentences, special tokens included, cut to `limit` of them; threads take turns."""
+    with _one_at_a_time:  # a tokenizer keeps the truncation of a call in itself
+        cut = {} if limit is None else {"truncation": True, "max_length": limit}
+        found: list[list[int]] = tokenizer(sentences, verbose=False, **cut)["input_ids"]
+    return found
 
 
 def whole_signs(text: str) -> str:
@@ -178,8 +190,7 @@ class Tokens:
         limit = token_limit(processor)
         ids: list[list[int]] = []
         for start in _chunks(len(raw)):
-            sentences = list(raw[start : start + CHUNK]["sentence"])
-            ids += processor(sentences, truncation=True, max_length=limit)["input_ids"]
+            ids += token_ids(processor, list(raw[start : start + CHUNK]["sentence"]), limit)
         if not all(ids):
             raise DataError(f"sentence {ids.index([])} has no tokens: remove it, or let the tokenizer add special ones")
         return cls._joined(ids)

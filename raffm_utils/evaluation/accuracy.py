@@ -1,8 +1,7 @@
 """Accuracy of a submodel with its interval, and resumable sweeps over many submodels."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from ..data import DATASETS
 from ..errors import CheckpointError, DataError
 from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
+from .answers import in_eval_mode
 from .interval import Interval
 from .sweep_file import SweepRow, append, repair
 
@@ -44,8 +44,9 @@ def evaluate(
     autocast: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Measure a classifier on every example of a split, on the device where the model is.
+    """Measure a classifier in eval mode on every example of a split, on the device where the model is.
 
+    A model in training mode stays in it, and may be trained or evaluated by other threads at the same time.
     `autocast` computes in bfloat16: for a quick look while training, never for numbers to report.
     `on_progress(done, total)` is called after every batch and may raise to cancel. Raises `DataError` or
     `CheckpointError` when data and model do not fit together.
@@ -62,7 +63,8 @@ def evaluate(
     parts: list[torch.Tensor] = []
     loss, done, start = 0.0, 0, time.perf_counter()
     bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=autocast)
-    with eval_mode(model), torch.inference_mode(), bfloat16:
+    model = in_eval_mode(model)
+    with torch.inference_mode(), bfloat16:
         for inputs, truth in data.batches(batch_size):
             logits = logits_of(model, inputs, data.name)
             loss += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
@@ -81,18 +83,6 @@ def evaluate(
         examples=done,
         examples_per_second=done / max(seconds, 1e-9),
     )
-
-
-@contextmanager
-def eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode, and afterwards every module in the mode it was in."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def _check_fit(model: PreTrainedModel, data: "Split") -> None:

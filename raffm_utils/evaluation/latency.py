@@ -22,6 +22,7 @@ from ..errors import ElasticSpaceError, RaffmError
 from ..files import cache_folder, write_atomically
 from ..space import AffineLatency, ElasticSpace, SubmodelConfig, Timed, at_least_1, example_inputs, spread_over_size
 from ..supernet import Supernet
+from .answers import in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def measure_latency_ms(
 
 
 def timed_ms(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], threads: int, seconds: float) -> list[float]:
-    """Milliseconds of one forward pass in every timed block; at least one."""
+    """Milliseconds of one forward pass in eval mode in every timed block; at least one."""
+    model = in_eval_mode(model)
     timer = Timer(
         "run()",
         globals={"run": torch.inference_mode()(lambda: model(**inputs))},

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..data import MAX_TOKENS, Tokens, whole_signs
+from ..data import MAX_TOKENS, Tokens, token_ids, whole_signs
 from ..errors import CheckpointError, DataError
 from ..space import FAMILIES
-from .accuracy import eval_mode, logits_of
+from .accuracy import logits_of
+from .answers import in_eval_mode
 
 BATCH_SIZE = 32
 # Tokens per character from which text counts as spelled out. MiniLM's tokenizer takes 0.67 at most for a sentence of
@@ -59,7 +60,8 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
     prepared = [_tokens(sentence, processor, limit, frame) for sentence in sentences]
     data = Tokens.of([ids for ids, _ in prepared], processor)
     shares: dict[int, torch.Tensor] = {}
-    with eval_mode(model), torch.inference_mode():
+    model = in_eval_mode(model)
+    with torch.inference_mode():
         # like `Split.batches`: sentences of like length together
         for rows in data.order(torch.arange(len(sentences))).split(BATCH_SIZE):
             logits = logits_of(model, data.batch(rows), "a sentence")
@@ -89,8 +91,8 @@ def _tokens(sentence: str, processor: Any, limit: int, frame: set[int]) -> tuple
     if not sentence.strip():
         raise DataError(f"the sentence {shown} is empty: write at least one word")
     text = whole_signs(sentence)
-    whole = processor(text, verbose=False)["input_ids"]
-    kept = whole if len(whole) <= limit else processor(text, truncation=True, max_length=limit)["input_ids"]
+    (whole,) = token_ids(processor, [text])
+    (kept,) = [whole] if len(whole) <= limit else token_ids(processor, [text], limit)
     words = [token for token in kept if token not in frame]
     unknown = words.count(processor.unk_token_id)
     if unknown == len(words):

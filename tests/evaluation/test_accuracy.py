@@ -76,26 +76,6 @@ def test_intervals_stay_inside_zero_and_one(right):
     assert measured.high - measured.low == pytest.approx(0.2991, abs=1e-3)  # z^2 / (n + z^2)
 
 
-def test_mode_is_used_and_restored():
-    model = make_supernet("bert", hidden_dropout_prob=0.5).extract(make_supernet("bert").full, copy=True)
-    data = make_split("bert", examples=12)
-    model.train()
-    model.bert.pooler.eval()  # a mode of its own is kept as well
-    before = [module.training for module in model.modules()]
-    losses = {evaluate(model, data).loss for _ in range(3)}
-    assert len(losses) == 1, "dropout must be off"
-    assert [module.training for module in model.modules()] == before
-    assert len(set(before)) == 2
-    assert all(p.requires_grad for p in model.parameters())
-    with pytest.raises(RuntimeError, match="stop"):
-        evaluate(model, data, on_progress=_stop)
-    assert [module.training for module in model.modules()] == before
-
-
-def _stop(done: int, total: int) -> None:
-    raise RuntimeError("stop")
-
-
 def test_progress_is_told_after_every_batch():
     calls: list[tuple[int, int]] = []
     evaluate(

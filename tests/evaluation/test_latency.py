@@ -27,7 +27,7 @@ class Sleeper(torch.nn.Module):
 
 
 def test_median_of_a_known_time_per_batch_and_per_example():
-    model, before = Sleeper(10), torch.get_num_threads()
+    model, before = Sleeper(10).eval(), torch.get_num_threads()
     found = measure_latency_ms(model, {"pixel_values": torch.zeros(4, 1)}, threads=2, seconds=0.3, batch_size=99)
     assert 10 <= found.low_ms <= found.per_batch_ms <= found.high_ms
     assert found.per_batch_ms < 30, "the slow first run is warm-up"

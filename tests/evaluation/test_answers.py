@@ -1,0 +1,92 @@
+"""What a model answers does not depend on the state that its user left it in, nor on what other threads do with it."""
+
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from conftest import FAMILY_NAMES, make_inputs, make_split, make_supernet, write_text_checkpoint
+
+from raffm_utils import Supernet, evaluate, measure_latency_ms, predict
+from raffm_utils.errors import CheckpointError
+from raffm_utils.evaluation import in_eval_mode
+
+DROPOUT = {kind: dict(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5) for kind in FAMILY_NAMES}
+DROPOUT["distilbert"] = dict(dropout=0.5, attention_dropout=0.5)
+
+
+def trained(kind):
+    """A model in training mode, part of it in eval mode, as partial fine-tuning leaves it."""
+    supernet = make_supernet(kind, **DROPOUT[kind])
+    model = supernet.extract(supernet.full, copy=True).train()
+    model.get_submodule(supernet.family.attention_module.format(layer=0)).eval()
+    return model
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_a_model_in_training_mode_is_measured_without_dropout_and_stays_as_it_is(kind):
+    model, data = trained(kind), make_split(kind, examples=12)
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+    seen = []
+    first = evaluate(model, data, on_progress=lambda done, total: seen.append([m.training for m in model.modules()]))
+    assert seen == [before]  # not changed meanwhile either
+    assert evaluate(model, data).loss == first.loss
+    measure_latency_ms(model, make_inputs(kind), seconds=0.01)
+    assert [module.training for module in model.modules()] == before
+    assert all(p.requires_grad for p in model.parameters())
+    assert first.loss == pytest.approx(evaluate(model.eval(), data).loss, abs=1e-6)
+
+
+def test_the_twin_shares_the_weights_and_runs_nothing_of_the_model_itself():
+    model, given = trained("bert"), make_inputs("bert")
+    twin = in_eval_mode(model)
+    assert {p.data_ptr() for p in twin.parameters()} == {p.data_ptr() for p in model.parameters()}
+    assert in_eval_mode(twin) is twin
+    model.bert.encoder.forward = functools.partial(model.bert.encoder.forward)  # as accelerate wraps it
+    with torch.inference_mode():
+        assert torch.equal(in_eval_mode(model)(**given).logits, twin(**given).logits)
+    original = model.forward
+    model.forward = lambda **inputs: original(**inputs)
+    with pytest.raises(CheckpointError, match=r"training mode .*replaced by a closure\): call model\.eval\(\) first"):
+        in_eval_mode(model)
+    del model.forward
+    model.held = threading.Lock()
+    with pytest.raises(CheckpointError, match=r"cannot be copied.*call model\.eval\(\) first"):
+        in_eval_mode(model)
+    assert in_eval_mode(model.eval()) is model
+
+
+def test_two_evaluations_of_one_model_do_not_disturb_each_other():
+    model, small, large = trained("bert"), make_split("bert", examples=4), make_split("bert", examples=60)
+    alone = evaluate(model, large, batch_size=20).loss
+    begun, between, ended = (threading.Event() for _ in range(3))
+
+    def wait(done: int, total: int) -> None:
+        between.set()
+        assert ended.wait(20)
+
+    def first() -> None:
+        evaluate(model, small, on_progress=lambda done, total: (begun.set(), between.wait(20)))
+        ended.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        short = pool.submit(first)
+        assert begun.wait(20)
+        measured = pool.submit(evaluate, model, large, batch_size=20, on_progress=wait).result()
+        short.result()
+    assert measured.loss == pytest.approx(alone, abs=1e-6)
+    assert model.training
+
+
+def test_sentences_in_several_threads_get_the_answers_they_get_alone(tmp_path):
+    supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path, "bert"))
+    model = supernet.extract(supernet.full)
+    sentences = ["good film " * 30, "a bad film", "very good " * 40, "."]
+    alone = [predict(model, supernet.processor, sentence) for sentence in sentences]
+    assert [bool(one.note) for (one,) in alone] == [True, False, True, False]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda n: predict(model, supernet.processor, sentences[n % 4]), range(400)))
+    for number, answer in enumerate(answers):
+        assert answer == alone[number % 4]
