@@ -18,7 +18,8 @@ Widths = tuple[int, ...]
 class ElasticSpec:
     """The content of an `elastic_space.json`; None on an axis means that it is not elastic.
 
-    An axis with a width per layer may give one list of choices, or one list per layer.
+    An axis with a width per layer may give one list of choices, or one list per layer; a 0 in a list says that the
+    block may be left out.
     """
 
     source: str
@@ -130,15 +131,19 @@ def _choices(content: Mapping[str, Any], key: str, source: str, *, per_layer: bo
     value = content.get(key)
     if value in (None, "None"):
         return None
+    least = 0 if per_layer else 1
     if per_layer and isinstance(value, list) and value and all(isinstance(part, list) for part in value):
-        return tuple(_widths(part, key, source) for part in value)
-    return _widths(value if isinstance(value, list) else [value], key, source)
+        return tuple(_widths(part, key, source, least) for part in value)
+    return _widths(value if isinstance(value, list) else [value], key, source, least)
 
 
-def _widths(value: list[Any], key: str, source: str) -> Widths:
-    good = all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in value)
+def _widths(value: list[Any], key: str, source: str, least: int) -> Widths:
+    good = all(isinstance(width, int) and not isinstance(width, bool) and width >= least for width in value)
     if not value or not good:
-        raise ElasticSpaceError(f"{source}: {key}={_short(value)}: give a list of positive whole numbers")
+        raise ElasticSpaceError(
+            f"{source}: {key}={_short(value)}: give a list of positive whole numbers"
+            + (", and 0 where the block may be left out" if least == 0 else "")
+        )
     return tuple(sorted(set(value), reverse=True))
 
 

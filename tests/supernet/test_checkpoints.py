@@ -22,13 +22,15 @@ from conftest import (
     make_inputs,
     make_supernet,
     make_tokenizer,
+    some_configs,
     write_text_checkpoint,
 )
 from safetensors.torch import load_file, save_file
 
 from raffm_utils import Supernet
 from raffm_utils.errors import CheckpointError, ElasticSpaceError
-from raffm_utils.supernet import checkpoints
+from raffm_utils.space import SubmodelConfig
+from raffm_utils.supernet import ElasticSpec, checkpoints
 
 SPACE_FILE, CONFIG, WEIGHTS, BIN = "elastic_space.json", "config.json", "model.safetensors", "pytorch_model.bin"
 
@@ -102,9 +104,9 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
         ('{"residual_hidden_space": [36.5]}', ("residual_hidden_space", "36.5")),
         ('{"residual_hidden_space": [NaN]}', ("residual_hidden_space", "nan")),
         ('{"residual_hidden_space": [true]}', ("residual_hidden_space", "True")),
-        ('{"residual_hidden_space": [0]}', ("residual_hidden_space", "[0]")),
+        ('{"residual_hidden_space": [48, 0]}', ("residual_hidden_space", "[48, 0]")),
         ('{"residual_hidden_space": [[48]]}', ("residual_hidden_space", "[[48]]")),
-        ('{"inter_hidden_space": [64, -8]}', ("inter_hidden_space", "-8")),
+        ('{"inter_hidden_space": [64, -8]}', ("inter_hidden_space", "-8", "0 where the block may be left out")),
         ('{"inter_hidden_space": []}', ("inter_hidden_space", "[]")),
         ('{"inter_hidden_space": [[64], []]}', ("inter_hidden_space", "[]")),
         ('{"inter_hidden_space": {"a": 1}}', ("inter_hidden_space", "{'a': 1}")),
@@ -160,6 +162,27 @@ def test_what_is_not_elastic(folder):
         supernet = Supernet.from_pretrained(folder)
         assert supernet.space.count() == 1
         assert supernet.space.largest() == supernet.full
+
+
+@pytest.mark.parametrize(
+    ("attention", "ffn"),
+    [([48, 0], [64, 32, 0]), ([[48], [48, 0], [0]], [[64, 0], [64], [64, 32, 0]]), (0, "None")],
+    ids=["for all", "per layer", "always"],
+)
+def test_blocks_that_may_be_left_out(folder, attention, ffn):
+    content = {"atten_out_space": attention, "inter_hidden_space": ffn, "residual_hidden_space": [48, 36]}
+    (folder / SPACE_FILE).write_text(json.dumps(content))
+    supernet = Supernet.from_pretrained(folder)
+    space = supernet.space
+    nested = isinstance(attention, list) and isinstance(attention[0], list)
+    assert space.attention == tuple(map(tuple, attention if nested else [attention if attention else [0]] * 3))
+    assert (0 in space.ffn[0]) == (ffn != "None")
+    for config in some_configs(supernet, 12):
+        cost = supernet.cost(config)
+        assert cost.parameters == sum(p.numel() for p in supernet.extract(config).parameters())
+        assert SubmodelConfig.from_arc(config.to_arc()) == config
+    again = ElasticSpec.from_json(json.loads(json.dumps(supernet.spec.to_json())), "again")
+    assert again.space(supernet.full, supernet.heads) == space
 
 
 @pytest.mark.parametrize("value", [[48, 24], [9999], "None", "nonsense", None])

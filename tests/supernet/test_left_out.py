@@ -6,13 +6,18 @@ import pickle
 import pytest
 import torch
 import transformers
-from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet, with_blocks_left_out
+from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet, some_configs, with_blocks_left_out
 
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.space import Axis, SubmodelConfig
 from raffm_utils.supernet import Supernet
 from raffm_utils.supernet.rebuild import Nothing
 
+SPACE = {
+    "residual_hidden_space": [48, 36, 25],
+    "atten_out_space": [[48, 20, 0], [48, 24], [48, 12, 0]],
+    "inter_hidden_space": [[64, 7, 0], [64, 33, 0], [64, 0]],
+}
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 ONE_OF_EACH = SubmodelConfig(36, (20, 0, 12), (0, 40, 64))
 
@@ -24,7 +29,10 @@ def _logits(model, inputs):
 
 def _masked(supernet: Supernet, config: SubmodelConfig):
     """The submodel with all blocks, where the last linear layer of each one to be left out gives 0."""
-    attention, ffn = (tuple(width or 4 for width in widths) for widths in (config.attention, config.ffn))
+    attention, ffn = (
+        tuple(width or min(4, full) for width, full in zip(widths, wholes, strict=True))
+        for widths, wholes in ((config.attention, supernet.full.attention), (config.ffn, supernet.full.ffn))
+    )
     model = supernet.extract(SubmodelConfig(config.hidden, attention, ffn))
     hooked = 0
     for p in supernet.parameters:
@@ -32,7 +40,8 @@ def _masked(supernet: Supernet, config: SubmodelConfig):
             last = model.get_submodule(p.name.removesuffix(".weight"))
             last.register_forward_hook(lambda module, given, made: torch.zeros_like(made))
             hooked += 1
-    assert hooked == (*config.attention, *config.ffn).count(0)
+    whole = supernet.full
+    assert hooked == (*config.attention, *config.ffn).count(0) - (*whole.attention, *whole.ffn).count(0)
     return model
 
 
@@ -59,6 +68,35 @@ def test_what_is_left_stands_in_the_order_of_the_supernet(kind_and_supernet):
         for p, own in zip(left, model.parameters(), strict=True):
             sliced = p.part(whole[p.name].data, config.widths(p.layer), supernet.slicing_heads).reshape(own.shape)
             assert torch.equal(own, sliced), p.name
+
+
+def test_a_submodel_with_blocks_left_out_is_itself_a_supernet(kind_and_supernet):
+    kind, supernet = kind_and_supernet
+    supernet, inputs = make_supernet(kind, supernet.spec.head_slicing, space=SPACE), make_inputs(kind)
+    for outer in with_blocks_left_out(supernet):
+        narrowed = supernet.narrowed(outer)
+        left = supernet.cost(outer, 9)
+        assert narrowed.cost(narrowed.full, 9) == left
+        assert narrowed.space.largest() == narrowed.full
+        there = [p for p in supernet.parameters if p.present(outer.widths(p.layer))]
+        names = [name.split(".")[-2:] for name, _ in narrowed.model.named_parameters()]
+        assert [p.name.split(".")[-2:] for p in there] == names
+        torch.testing.assert_close(_logits(narrowed.model, inputs), _logits(supernet.extract(outer), inputs), **CLOSE)
+        for config in some_configs(narrowed, 4):
+            model = narrowed.extract(config)
+            torch.testing.assert_close(_logits(model, inputs), _logits(_masked(narrowed, config), inputs), **CLOSE)
+            assert sum(p.numel() for p in model.parameters()) == narrowed.cost(config).parameters
+
+
+def test_the_layers_that_a_narrowed_supernet_has_keep_their_choices():
+    narrowed = make_supernet("vit", space=SPACE).narrowed(SubmodelConfig(36, (0, 24, 12), (0, 33, 0)))
+    assert narrowed.space.hidden == (36, 25)
+    assert narrowed.space.attention == ((24,), (12, 0))
+    assert narrowed.space.ffn == ((33, 0), (0,))
+    text = make_supernet("bert", space=SPACE).narrowed(SubmodelConfig(36, (0, 24, 12), (0, 33, 0)))
+    assert text.space.attention == ((0,), (24,), (12, 0))
+    with pytest.raises(ElasticSpaceError, match=r"attention width 4 of layer 1: give 0, where"):
+        text.extract(SubmodelConfig(36, (4, 24, 12), (0, 33, 0)))
 
 
 def test_a_layer_of_which_nothing_is_left_is_gone():
