@@ -5,6 +5,7 @@ Starts from a foundation model (`foundations`) whose axes are put in order first
 
 from .classifier import calibrate_classifier, fit_classifier
 from .client import Task, fit, local_update, make_adam, rate_share
+from .influence import block_influence, least_influential, with_zero
 from .named_checkpoints import RECIPES, Named, align, start, train
 from .ordering import CONSTANT, concentrate, keep_ffn_means, magnitude_scores
 from .patches import fewer_patches
