@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError
 from ..space import Family, SubmodelConfig, family_of
-from ..supernet import ElasticSpec, Supernet, checkpoints, read_widths
+from ..supernet import ElasticSpec, Supernet, checkpoints, quiet, read_widths
 
 SUBMODEL_FILE = "submodel.json"
 WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
@@ -65,7 +65,7 @@ def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> b
             raise DeploymentError(f"{name} does not fit {dtype}: export it in float32, with format 'safetensors'")
     if (config := stock_config(model)) is not None:
         own.config.__dict__.update(vars(config))
-        with checkpoints.quiet("transformers"):
+        with quiet("transformers"):
             own.save_pretrained(folder)
     else:
         _write_narrowed(own, folder, dtype)

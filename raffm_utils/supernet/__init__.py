@@ -4,6 +4,7 @@
 with what `rebuild` makes.
 """
 
-from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, quiet, resolve
+from .checkpoints import BUNDLED_FOLDER, bundled, load_processor, resolve
+from .quiet import quiet
 from .spec import CONTIGUOUS, PER_HEAD, ElasticSpec
 from .supernet import Group, Supernet, group, read_widths

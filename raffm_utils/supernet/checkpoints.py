@@ -1,13 +1,8 @@
 """Checkpoint folders: finding them, reading them safely, writing and fingerprinting them."""
 
 import hashlib
-import io
 import json
-import logging
 import pickle
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from ..errors import CheckpointError
 from ..files import REPOSITORY, staged
 from ..hub import download
 from ..space import Family, family_of
+from .quiet import quiet
 from .spec import ElasticSpec
 
 BUNDLED_FOLDER = REPOSITORY / "checkpoints"
@@ -104,25 +100,6 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
 def model_class(family: Family, config: Any) -> Any:
     """The model class for this configuration."""
     return getattr(transformers, family.auto_class)._model_mapping[type(config)]
-
-
-@contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Silence warnings, prints, progress bars, and everything below an error from the logger of this name.
-
-    Exporters report internals on all of these channels; problems with loading are raised as errors instead.
-    """
-    logger, bar = logging.getLogger(name), transformers.logging.is_progress_bar_enabled()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    transformers.logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-        if bar:
-            transformers.logging.enable_progress_bar()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
