@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..space import SubmodelConfig
-from .style import BLUE, GREEN, ORANGE, new_axes
+from .style import BLUE, GREEN, ORANGE, VERMILION, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,10 @@ PARTS = {"hidden": (GREEN, "hidden"), "attention": (BLUE, "attention"), "ffn": (
 
 
 class Bar(NamedTuple):
-    """One width of a submodel: the position of its bar (layer 1 is at 1), and its share of the full width."""
+    """One width of a submodel: the position of its bar (layer 1 is at 1), and its share of the full width.
+
+    Width and share are 0 where a block is left out.
+    """
 
     part: str
     layer: int | None
@@ -29,11 +32,14 @@ def width_bars(config: SubmodelConfig, full: SubmodelConfig) -> Iterator[Bar]:
     for part, offset in (("attention", -0.2), ("ffn", 0.2)):
         widths = zip(getattr(config, part), getattr(full, part), strict=True)
         for layer, (width, most) in enumerate(widths, start=1):
-            yield Bar(part, layer, layer + offset, width, width / most)
+            yield Bar(part, layer, layer + offset, width, width / most if width else 0.0)
 
 
 def plot_widths(config: SubmodelConfig, full: SubmodelConfig, ax: "Axes | None" = None) -> "Axes":
-    """The widths of a submodel per layer, as shares of the full network outlined behind; returns the Axes."""
+    """The widths of a submodel per layer, as shares of the full network outlined behind; returns the Axes.
+
+    A block that is left out is crossed out.
+    """
     layers = len(config.attention)
     ax = ax or new_axes((max(6.0, 0.7 * layers), 3.4))
     bars = list(width_bars(config, full))
@@ -42,13 +48,25 @@ def plot_widths(config: SubmodelConfig, full: SubmodelConfig, ax: "Axes | None" 
         own = [b for b in bars if b.part == part]
         text = f"{name} {config.hidden:,} of {full.hidden:,}" if part == "hidden" else name
         ax.bar([b.position for b in own], [100 * b.share for b in own], 0.36, color=colour, label=text)
+    if out := [b.position for b in bars if not b.width]:
+        ax.scatter(out, [6] * len(out), marker="x", s=34, linewidths=1.6, color=VERMILION, label="left out", zorder=3)
     ax.set_xticks(range(layers + 1), ["hidden", *map(str, range(1, layers + 1))])
     ax.set_ylim(0, 105)
     ax.set_xlabel("Layer")
     ax.set_ylabel("Width (% of full)")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     return ax
+
+
+DASHED = ' stroke-dasharray="3 3"'
+
+
+def _cross(x: float, y: float, arm: float) -> str:
+    return (
+        f'<path d="M{x - arm:.1f} {y - arm:.1f}l{2 * arm:.1f} {2 * arm:.1f}m0 {-2 * arm:.1f}l{-2 * arm:.1f} {2 * arm:.1f}"'
+        f' stroke="{VERMILION}" stroke-width="2" fill="none"/>'
+    )
 
 
 def widths_svg(config: SubmodelConfig, full: SubmodelConfig, *, faded: bool = False) -> str:
@@ -67,11 +85,16 @@ def widths_svg(config: SubmodelConfig, full: SubmodelConfig, *, faded: bool = Fa
         colour, name = PARTS[bar.part]
         x, tall = left + (bar.position + 0.5) * pitch - thick / 2, high * bar.share
         where = "" if bar.layer is None else f", layer {bar.layer}"
+        said = f"{bar.width:,} ({bar.share:.0%} of full)" if bar.width else "left out"
+        inside = (
+            f'<rect x="{x:.1f}" y="{top + high - tall:.1f}" width="{thick:.1f}" height="{tall:.1f}" fill="{colour}"/>'
+            if bar.width
+            else _cross(x + thick / 2, top + high - thick, min(0.35 * thick, 6))
+        )
         shapes.append(
-            f"<g><title>{name}{where}: {bar.width:,} ({bar.share:.0%} of full)</title>"
-            f'<rect x="{x:.1f}" y="{top}" width="{thick:.1f}" height="{high}" fill="none" stroke="#999"/>'
-            f'<rect x="{x:.1f}" y="{top + high - tall:.1f}" width="{thick:.1f}" height="{tall:.1f}" '
-            f'fill="{colour}"/></g>'
+            f"<g><title>{name}{where}: {said}</title>"
+            f'<rect x="{x:.1f}" y="{top}" width="{thick:.1f}" height="{high}" fill="none" stroke="#999"'
+            f"{'' if bar.width else DASHED}/>{inside}</g>"
         )
     for layer in range(layers + 1):
         x = left + (layer + 0.5) * pitch
@@ -83,8 +106,11 @@ def widths_svg(config: SubmodelConfig, full: SubmodelConfig, *, faded: bool = Fa
         shapes.append(
             f'<rect x="{x}" y="6" width="14" height="14" fill="{colour}"/><text x="{x + 20}" y="18">{text}</text>'
         )
-    about = f"Widths: hidden {config.hidden}; attention {config.attention}; FFN {config.ffn}"
-    wide = max(round(right) + 6, left + 520)  # the legend has to fit as well
+    if 0 in (*config.attention, *config.ffn):
+        x = left + 520
+        shapes.append(f'{_cross(x + 7, 13, 6)}<text x="{x + 20}" y="18">left out</text>')
+    about = f"Widths: hidden {config.hidden}; attention {config.attention}; FFN {config.ffn}; 0: left out"
+    wide = max(round(right) + 6, left + 620)  # the legend has to fit as well
     size = f"0 0 {wide} {top + high + 56}"
     style = f"width:100%;max-width:{wide}px;opacity:{0.3 if faded else 1}"
     return (

@@ -57,7 +57,17 @@ def _cost_html(state: ExplorerState) -> str:
         for metric in state.metrics
     )
     head = "<tr><th></th><th>this submodel</th><th>of the full network</th></tr>"
-    return f'<table class="{"" if state.count else "raffm-faded"}">{head}{rows}</table>'
+    return f'<table class="{"" if state.count else "raffm-faded"}">{head}{rows}{_blocks_row(state)}</table>'
+
+
+def _blocks_row(state: ExplorerState) -> str:
+    """How many blocks are present, where some may be left out."""
+    if not any(0 in choices for choices in (*state.supernet.space.attention, *state.supernet.space.ffn)):
+        return ""
+    present, full = (
+        config.totals.attention_blocks + config.totals.ffn_blocks for config in (state.config, state.supernet.full)
+    )
+    return f"<tr><th>Blocks</th><td>{present} of {full}</td><td>{present / full:.1%}</td></tr>"
 
 
 def _predicted_html(state: ExplorerState) -> str:

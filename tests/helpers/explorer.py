@@ -27,10 +27,11 @@ SPACE = {
 }
 
 
-def image_supernet() -> Supernet:
+def image_supernet(**space: list[int]) -> Supernet:
+    """A small ViT; `space` replaces some of its choices."""
     torch.manual_seed(0)
     model = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **SHAPE))
-    return Supernet(model, FAMILIES["vit"], ElasticSpec.from_json(SPACE, "test"))
+    return Supernet(model, FAMILIES["vit"], ElasticSpec.from_json({**SPACE, **space}, "test"))
 
 
 def text_supernet() -> Supernet:

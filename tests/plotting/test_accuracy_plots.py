@@ -214,6 +214,25 @@ def test_svg_is_well_formed_and_complete(layers):
         assert 0 <= y <= y + h <= height
 
 
+def test_a_block_that_is_left_out_is_shown_as_such():
+    config = SubmodelConfig(288, (192, 0, 384), (0, 768, 0))
+    ax = plot_widths(config, FULL)
+    crosses = next(c for c in ax.collections if c.get_label() == "left out")
+    assert sorted(crosses.get_offsets()[:, 0].tolist()) == pytest.approx([1.2, 1.8, 3.2])
+    assert "left out" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert not plot_widths(CONFIG, FULL).collections
+    svg = widths_svg(config, FULL)
+    titles = [title.text for title in ElementTree.fromstring(svg).iter("title")]
+    assert titles[2:6] == [
+        "attention, layer 2: left out",
+        "attention, layer 3: 384 (100% of full)",
+        "FFN, layer 1: left out",
+        "FFN, layer 2: 768 (50% of full)",
+    ]
+    assert svg.count("<path") == 3 + 1, "and one in the legend"
+    assert "<path" not in widths_svg(CONFIG, FULL)
+
+
 def test_svg_fades_when_asked():
     assert "opacity:1" in widths_svg(CONFIG, FULL)
     assert "opacity:0.3" in widths_svg(CONFIG, FULL, faded=True)
