@@ -22,6 +22,7 @@ from raffm_utils.deployment import widths_of
 from raffm_utils.search import best_submodel
 from raffm_utils.space import DEVICE_CAPS
 from raffm_utils.widgets import BEST, LARGEST, RANDOM, ExplorerState
+from raffm_utils.widgets.view import view_html
 
 
 @pytest.fixture(scope="module")
@@ -418,3 +419,18 @@ def test_begin_without_data_or_twice(supernet):
     assert not state.begin()
     assert "load_split" in state.failure
     assert state.finish() is None
+
+
+def test_blocks_that_may_be_left_out_are_counted_and_shown(supernet, tmp_path):
+    optional = image_supernet(atten_out_space=[16, 8, 0], inter_hidden_space=[32, 16, 0])
+    state = ExplorerState(optional, Images(), exports=tmp_path)
+    assert state.total == 3 * 3**6
+    least, most = optional.space.reach("parameters")
+    state.set_limit("parameters", least + 0.3 * (most - least))
+    present = state.config.totals.attention_blocks + state.config.totals.ffn_blocks
+    assert present < 6
+    assert f"<th>Blocks</th><td>{present} of 6</td>" in view_html(state, "")
+    assert "Blocks" not in view_html(ExplorerState(supernet), ""), "nothing can be left out there"
+    assert state.evaluate() is not None
+    model = optional.extract(state.config)
+    assert sum(p.numel() for p in model.parameters()) == state.cost.parameters
