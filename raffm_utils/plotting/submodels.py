@@ -63,8 +63,9 @@ DASHED = ' stroke-dasharray="3 3"'
 
 
 def _cross(x: float, y: float, arm: float) -> str:
+    left, high, wide = x - arm, y - arm, 2 * arm
     return (
-        f'<path d="M{x - arm:.1f} {y - arm:.1f}l{2 * arm:.1f} {2 * arm:.1f}m0 {-2 * arm:.1f}l{-2 * arm:.1f} {2 * arm:.1f}"'
+        f'<path d="M{left:.1f} {high:.1f}l{wide:.1f} {wide:.1f}m0 {-wide:.1f}l{-wide:.1f} {wide:.1f}"'
         f' stroke="{VERMILION}" stroke-width="2" fill="none"/>'
     )
 
