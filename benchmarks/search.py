@@ -44,7 +44,7 @@ def right_answers(supernet: Supernet, config: SubmodelConfig, data: Split) -> np
     """For every example of a split, always in the same order, whether a submodel classifies it rightly."""
     model = in_eval_mode(supernet.extract(config))
     with torch.inference_mode():
-        parts = [logits_of(model, inputs, data.name).argmax(dim=1) == truth for inputs, truth in data.batches(128)]
+        parts = [logits_of(model, inputs).argmax(dim=1) == truth for inputs, truth in data.batches(128)]
     return torch.cat(parts).numpy()
 
 

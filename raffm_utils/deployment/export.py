@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import DeploymentError
-from ..evaluation import Evaluation, evaluate
+from ..evaluation import Evaluation, evaluate, in_eval_mode, logits_of
 from ..files import staged
 from ..space import SubmodelConfig, family_of
 from .graphs import (
@@ -126,7 +126,7 @@ def export_submodel(
         export_submodel(model, "client", ("safetensors",), processor=supernet.processor)
         load_submodel("client")  # the same model, without the supernet
     """
-    folder, formats = Path(folder), check_formats(formats)
+    folder, formats, model = Path(folder), check_formats(formats), in_eval_mode(model)
     facts = _facts(model, formats, processor, calibration)
     parameters = sum(p.numel() for p in model.parameters())
     needed = sum(FORMATS[name][1] * parameters for name in formats) + 4 * parameters + OVERHEAD_BYTES
@@ -249,7 +249,7 @@ class _Reference:
             self.inputs, _ = next(data.batches(COMPARED_EXAMPLES))
             self.source = f"{len(next(iter(self.inputs.values())))} examples of {data.name} {data.split}"
         with torch.inference_mode():
-            self.logits = model(**self.inputs).logits
+            self.logits = logits_of(model, self.inputs).float().cpu()
 
     def check(self, name: str, folder: Path) -> ExportedFile:
         """Read one format back, compare and measure it."""
@@ -259,7 +259,7 @@ class _Reference:
         else:
             again = GraphClassifier(path, self.model.config, tuple(self.inputs))
         with torch.inference_mode():
-            difference = float((again(**self.inputs).logits - self.logits).abs().max())
+            difference = float((logits_of(again, self.inputs).float().cpu() - self.logits).abs().max())
         limit = TOLERANCE * max(1.0, float(self.logits.abs().max()))
         if name in FLOAT32 and not difference <= limit:
             raise DeploymentError(

@@ -3,8 +3,8 @@
 `crosscheck` measures a running model to check the closed forms of `raffm_utils.space`.
 """
 
-from .accuracy import Evaluation, ends, evaluate, logits_of, sweep
-from .answers import in_eval_mode
+from .accuracy import Evaluation, ends, evaluate, sweep
+from .answers import in_eval_mode, logits_in, logits_of
 from .crosscheck import Positional, count_macs_fvcore, count_macs_torch, measure_peak_activation_bytes
 from .interval import Interval
 from .latency import LatencyModel, measure_latency_ms, processor_name

@@ -15,7 +15,7 @@ from ..data import DATASETS
 from ..errors import CheckpointError, DataError
 from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
-from .answers import in_eval_mode
+from .answers import in_eval_mode, logits_of
 from .interval import Interval
 from .sweep_file import SweepRow, append, repair
 
@@ -66,7 +66,7 @@ def evaluate(
     model = in_eval_mode(model)
     with torch.inference_mode(), bfloat16:
         for inputs, truth in data.batches(batch_size):
-            logits = logits_of(model, inputs, data.name)
+            logits = checked_logits(model, inputs, data.name)
             loss += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
             parts.append(torch.stack([truth, logits.argmax(dim=1)]))
             done += len(truth)
@@ -109,15 +109,14 @@ def _check_independence(supernet: Supernet, data: "Split") -> None:
         )
 
 
-def logits_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str) -> torch.Tensor:
+def checked_logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str) -> torch.Tensor:
     """Logits of one batch on the CPU in float32; raises if the inputs do not fit or a logit is not finite."""
     if model.main_input_name not in inputs:
         raise DataError(
             f"{source} gives {', '.join(inputs)}, but {type(model).__name__} takes {model.main_input_name}: "
             "evaluate image models on images and text models on text"
         )
-    output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
-    logits: torch.Tensor = output.logits.float().cpu()
+    logits = logits_of(model, inputs).float().cpu()
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits)).any(dim=1).sum())
         raise CheckpointError(

@@ -1,9 +1,11 @@
 """What a classifier answers, whatever state its user left it in."""
 
 import copy
+from collections.abc import Mapping
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from ..errors import CheckpointError
@@ -36,3 +38,14 @@ def _no_twin(model: nn.Module, reason: str) -> CheckpointError:
         f"{type(model).__name__} is in training mode and cannot be copied to be used in eval mode ({reason}): call "
         "model.eval() first"
     )
+
+
+def logits_in(output: Any) -> torch.Tensor:
+    """The logits in what a model returned without labels: a field, or the first item where `return_dict` is false."""
+    found: torch.Tensor = output[0] if isinstance(output, tuple | list) else output.logits
+    return found
+
+
+def logits_of(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The logits of one batch, whose tensors are moved to the device of the model."""
+    return logits_in(model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}))

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from ..errors import ElasticSpaceError
+from .answers import in_eval_mode, logits_in
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -43,6 +44,7 @@ def measure_peak_activation_bytes(model: PreTrainedModel, inputs: Mapping[str, t
 
     Weights, buffers, inputs and the workspace inside single operators are excluded.
     """
+    model = in_eval_mode(model)
     with torch.inference_mode():
         model(**inputs)  # what is made once and kept does not count
         with _LiveBytes([*model.parameters(), *model.buffers(), *inputs.values()]) as live:
@@ -59,7 +61,7 @@ class Positional(nn.Module):
         self.names = tuple(names)
 
     def forward(self, *values: torch.Tensor) -> Any:
-        return self.model(**dict(zip(self.names, values, strict=True))).logits
+        return logits_in(self.model(**dict(zip(self.names, values, strict=True))))
 
 
 def count_macs_torch(model: nn.Module, inputs: Mapping[str, Any]) -> int:

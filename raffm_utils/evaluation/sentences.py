@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..data import MAX_TOKENS, Tokens, token_ids, whole_signs
 from ..errors import CheckpointError, DataError
 from ..space import FAMILIES
-from .accuracy import logits_of
+from .accuracy import checked_logits
 from .answers import in_eval_mode
 
 BATCH_SIZE = 32
@@ -64,7 +64,7 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
     with torch.inference_mode():
         # like `Split.batches`: sentences of like length together
         for rows in data.order(torch.arange(len(sentences))).split(BATCH_SIZE):
-            logits = logits_of(model, data.batch(rows), "a sentence")
+            logits = checked_logits(model, data.batch(rows), "a sentence")
             shares.update(zip(rows.tolist(), logits.softmax(dim=1), strict=True))
     return [
         Prediction(sentence, dict(zip(names, shares[i].tolist(), strict=True)), note)

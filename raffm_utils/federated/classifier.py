@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..data import Split
+from ..evaluation import logits_of
 from ..supernet import Supernet
 
 
@@ -45,7 +46,7 @@ def calibrate_classifier(supernet: Supernet, validation: Split) -> float:
     for config in (supernet.space.largest(), supernet.space.smallest()):
         model = supernet.extract(config)
         for inputs, truth in validation.batches(128):
-            logits.append(model(**inputs).logits)
+            logits.append(logits_of(model, inputs))
             labels.append(truth)
     z, y = torch.cat(logits), torch.cat(labels)
     temperatures = torch.logspace(-1, 2, 301)

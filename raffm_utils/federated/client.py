@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..data import Split
+from ..evaluation import logits_of
 from ..space import SubmodelConfig
 from ..supernet import Supernet
 from .patches import fewer_patches
@@ -120,7 +121,7 @@ def fit(
                     inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
                 before = generator.get_state()
                 with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
-                    logits = model(**inputs).logits
+                    logits = logits_of(model, inputs)
                 # not torch's "mean", which divides by the weights of the batch: a rare label alone would count as one
                 loss = nn.functional.cross_entropy(logits.float(), labels, balance, reduction="sum") / len(labels)
                 loss.backward()

@@ -7,6 +7,7 @@ import torch
 
 from ..data import Split
 from ..errors import ElasticSpaceError
+from ..evaluation import logits_of
 from ..space import Axis, Choices, SubmodelConfig
 from ..supernet import Supernet
 
@@ -30,7 +31,7 @@ def block_influence(supernet: Supernet, data: Split) -> dict[Block, float]:
 
     def answers(config: SubmodelConfig) -> torch.Tensor:
         model = supernet.extract(config)
-        return torch.cat([model(**inputs).logits.float() for inputs in batches]).log_softmax(1)
+        return torch.cat([logits_of(model, inputs).float() for inputs in batches]).log_softmax(1)
 
     def without(widths: tuple[int, ...], layer: int) -> tuple[int, ...]:
         return (*widths[:layer], 0, *widths[layer + 1 :])

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div
 
+from ..evaluation import logits_of
 from ..space import Budget, Region, SubmodelConfig
 from ..supernet import Supernet
 from .patches import fewer_patches
@@ -73,7 +74,7 @@ class Students:
                 torch.autocast("cpu", torch.bfloat16, enabled=autocast),
                 fewer_patches(student, patches, generator.set_state(state)),
             ):
-                logits = student(**inputs).logits.float()
+                logits = logits_of(student, inputs).float()
             hard = cross_entropy(logits, labels, balance, reduction="sum") / len(labels)
             soft = kl_div(logits.log_softmax(1), answers.log_softmax(1), reduction="batchmean", log_target=True)
             ((1 - self.soft_share) * hard + self.soft_share * soft).backward()

@@ -72,7 +72,7 @@ def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
     family = family_of(content.get("model_type"), str(folder / CONFIG_FILE))
     path = weights_path(folder)
     tensors = read_weights(path)
-    for key in ("auto_map", "dtype", "torch_dtype"):
+    for key in ("auto_map", "dtype", "torch_dtype", "return_dict"):  # of tuples, ViT of transformers 5 makes nothing
         content.pop(key, None)
     # mismatches are let through here, so that the report names them, and refused below
     kwargs |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}

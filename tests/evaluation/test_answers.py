@@ -1,16 +1,18 @@
 """What a model answers does not depend on the state that its user left it in, nor on what other threads do with it."""
 
 import functools
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES, make_inputs, make_split, make_supernet, write_text_checkpoint
+from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_split, make_supernet, write_text_checkpoint
 
-from raffm_utils import Supernet, evaluate, measure_latency_ms, predict
+from raffm_utils import Supernet, evaluate, export_submodel, load_submodel, measure_latency_ms, predict
 from raffm_utils.errors import CheckpointError
-from raffm_utils.evaluation import in_eval_mode
+from raffm_utils.evaluation import in_eval_mode, logits_of
+from raffm_utils.supernet import checkpoints
 
 DROPOUT = {kind: dict(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5) for kind in FAMILY_NAMES}
 DROPOUT["distilbert"] = dict(dropout=0.5, attention_dropout=0.5)
@@ -90,3 +92,38 @@ def test_sentences_in_several_threads_get_the_answers_they_get_alone(tmp_path):
         answers = list(pool.map(lambda n: predict(model, supernet.processor, sentences[n % 4]), range(400)))
     for number, answer in enumerate(answers):
         assert answer == alone[number % 4]
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_a_model_is_exported_as_it_is_in_eval_mode(kind, tmp_path):
+    model, given = trained(kind), make_inputs(kind)
+    formats = ("safetensors", "pt2") if kind == "bert" else ("safetensors",)
+    export_submodel(model, tmp_path / "out", formats)
+    assert model.training
+    with torch.inference_mode():
+        wanted = model.eval()(**given).logits
+        torch.testing.assert_close(load_submodel(tmp_path / "out")(**given).logits, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_a_network_that_returns_tuples_answers_like_any_other(kind, tmp_path):
+    plain, tuples = (make_supernet(kind, return_dict=given, output_hidden_states=not given) for given in (True, False))
+    data, given, config = make_split(kind), make_inputs(kind), plain.space.smallest()
+    one, other = plain.extract(config), tuples.extract(config)
+    assert isinstance(other(**given), tuple)
+    assert torch.equal(logits_of(one, given), logits_of(other, given))
+    assert evaluate(one, data).loss == evaluate(other, data).loss
+    export_submodel(other, tmp_path / "out", ("safetensors", "pt2") if kind == "bert" else ("safetensors",))
+    assert torch.equal(logits_of(load_submodel(tmp_path / "out"), given), logits_of(one, given))
+    measure_latency_ms(other, seconds=0.01, tokens=5)
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_a_checkpoint_whose_configuration_asks_for_tuples_is_used_like_any_other(kind, tmp_path):
+    supernet, data = make_supernet(kind), make_split(kind)
+    checkpoints.save(tmp_path / "net", supernet.model, supernet.spec, None, torch.float32)
+    path = tmp_path / "net" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"return_dict": False}))
+    model = Supernet.from_pretrained(tmp_path / "net").extract(supernet.full)
+    assert evaluate(model, data).loss == evaluate(supernet.extract(supernet.full), data).loss
+    export_submodel(model, tmp_path / "out", ("safetensors",))
