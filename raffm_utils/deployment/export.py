@@ -305,9 +305,17 @@ def _what(export: Export) -> str:
             f"- hidden width {config.hidden}",
             f"- attention widths {', '.join(map(str, config.attention))}",
             f"- FFN widths {', '.join(map(str, config.ffn))}",
+            *_left_out(config),
             f"- classes: {', '.join(export.labels)}",
         ]
     )
+
+
+def _left_out(config: SubmodelConfig) -> list[str]:
+    kinds = {"attention": config.attention, "FFN": config.ffn}
+    out = {kind: [str(layer) for layer, width in enumerate(widths, 1) if not width] for kind, widths in kinds.items()}
+    parts = [f"{kind} of layer {', '.join(layers)}" for kind, layers in out.items() if layers]
+    return [f"- left out (width 0): {'; '.join(parts)}"] if parts else []
 
 
 def _formats(export: Export) -> str:

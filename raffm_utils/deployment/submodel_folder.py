@@ -5,6 +5,7 @@ If the configuration of the architecture can express the widths, it is an ordina
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ..errors import CheckpointError, DeploymentError
+from ..errors import CheckpointError, DeploymentError, ElasticSpaceError
 from ..space import Family, SubmodelConfig, family_of
 from ..supernet import ElasticSpec, Supernet, checkpoints, quiet, read_widths
 
@@ -22,32 +23,53 @@ WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
 
 
 def widths_of(model: PreTrainedModel) -> SubmodelConfig:
-    """The actual widths of a model's parameters."""
+    """The actual widths of a model's parameters, 0 where a block is left out.
+
+    Layers of which nothing is left are listed where the configuration says that they were, if it does.
+    """
+    found = _found(model)
+    try:
+        said = _config_in(model.config.submodel)
+    except (AttributeError, KeyError, TypeError, ElasticSpaceError):
+        return found
+    left = [(a, f) for a, f in zip(said.attention, said.ffn, strict=True) if a or f] or [(0, 0)]
+    there = SubmodelConfig(said.hidden, *(tuple(widths) for widths in zip(*left, strict=True)))
+    return said if found in (said, there) else found
+
+
+def _config_in(content: Mapping[str, Any]) -> SubmodelConfig:
+    return SubmodelConfig(content["hidden"], tuple(content["attention"]), tuple(content["ffn"]))
+
+
+def _found(model: PreTrainedModel) -> SubmodelConfig:
     return read_widths(family_of(model.config.model_type).parameters(model))
 
 
 def stock_config(model: PreTrainedModel) -> Any:
     """A configuration from which `transformers` alone builds this very network; None if there is none."""
-    family, widths = family_of(model.config.model_type), widths_of(model)
-    if len(set(widths.attention)) > 1 or len(set(widths.ffn)) > 1:
+    family, found = family_of(model.config.model_type), _found(model)
+    if len(set(found.attention)) > 1 or len(set(found.ffn)) > 1:
         return None
     config = copy.deepcopy(model.config)
     _, heads, _, _ = family.widths(config)
-    setattr(config, family.hidden_key, widths.hidden)
-    setattr(config, family.ffn_key, widths.ffn[0])
-    if widths.attention[0] != widths.hidden or hasattr(config, family.head_size_name):
-        setattr(config, family.head_size_name, widths.attention[0] // heads)
+    setattr(config, family.hidden_key, found.hidden)
+    attention, ffn = found.attention[0], found.ffn[0]
+    if ffn:
+        setattr(config, family.ffn_key, ffn)
+    if attention and (attention != found.hidden or hasattr(config, family.head_size_name)):
+        setattr(config, family.head_size_name, attention // heads)
     try:
         # the architectures differ in what they read: building one, without memory, is the only sure test
         with torch.device("meta"):
             built = type(model)(config)
     except (ValueError, TypeError, RuntimeError):
         return None
-    same = all(
-        name == other and p.shape == q.shape
-        for (name, p), (other, q) in zip(built.named_parameters(), model.named_parameters(), strict=True)
-    )
+    same = _shapes(built) == _shapes(model)
     return config if same and _head_sizes(built, family) == _head_sizes(model, family) else None
+
+
+def _shapes(model: PreTrainedModel) -> list[tuple[str, torch.Size]]:
+    return [(name, p.shape) for name, p in model.named_parameters()]
 
 
 def _head_sizes(model: PreTrainedModel, family: Family) -> list[int]:
@@ -92,7 +114,7 @@ def load_submodel(folder: str | Path) -> PreTrainedModel:
         model, _ = checkpoints.load_model(folder)
         return model.eval().requires_grad_(False)
     path = checkpoints.weights_path(folder)
-    model = _empty(folder, SubmodelConfig(content["hidden"], tuple(content["attention"]), tuple(content["ffn"])))
+    model = _empty(folder, _config_in(content))
     tensors = {name: tensor.float() for name, tensor in checkpoints.read_weights(path).items()}
     needed = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -111,12 +133,13 @@ def read_submodel_file(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content["stock"], bool):
             raise TypeError(f"stock={content['stock']!r}")
-        for width in (content["hidden"], *content["attention"], *content["ffn"]):
+        config = _config_in(content)
+        for width in (config.hidden, *config.attention, *config.ffn):
             if not isinstance(width, int):
                 raise TypeError(f"a width is {width!r}")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: give a folder that export_submodel wrote") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ElasticSpaceError) as error:
         raise CheckpointError(f"{path}: not a description of a submodel ({error!r}): export it again") from error
     return content
 
@@ -131,7 +154,8 @@ def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
         # a stock network around it, to cut it out of: as wide as the widest layer, in whole heads
         wide = heads * -(-max(widths.hidden, *widths.attention) // heads)
         setattr(config, family.hidden_key, wide)
-        setattr(config, family.ffn_key, max(widths.ffn))
+        setattr(config, family.ffn_key, max(1, *widths.ffn))
+        setattr(config, family.layers_key, len(widths.attention))
         config.__dict__.pop(family.head_size_name, None)
         network = checkpoints.model_class(family, config)
         with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave no trace in the generator
