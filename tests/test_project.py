@@ -151,3 +151,12 @@ def test_licences_are_there(pyproject):
 def test_changelog_knows_this_version(pyproject):
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{pyproject['project']['version']}]" in changelog
+
+
+def test_budgets_and_counts_need_no_torch():
+    code = (
+        "import sys; from raffm_utils.space import ElasticSpace; "
+        "print(ElasticSpace((8,), ((4, 0),) * 3, ((6, 3),) * 3).count(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["64", "False"]

@@ -15,8 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import DeploymentError
-from ..evaluation import Positional
-from ..space import example_inputs
+from ..evaluation import Positional, example_inputs
 from ..supernet import quiet
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 
 from ..errors import ElasticSpaceError, RaffmError
 from ..files import cache_folder, write_atomically
-from ..space import AffineLatency, ElasticSpace, SubmodelConfig, Timed, at_least_1, example_inputs, spread_over_size
+from ..space import AffineLatency, ElasticSpace, SubmodelConfig, Timed, spread_over_size
 from ..supernet import Supernet
 from .answers import in_eval_mode
+from .example_inputs import at_least_1, example_inputs
 
 
 @dataclass(frozen=True)

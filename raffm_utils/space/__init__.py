@@ -1,6 +1,6 @@
 """What a submodel is and what it costs: axes, families, budgets, exact counts and draws, device classes.
 
-Knows no weights. `families` holds the one table per architecture that everything else is generic over.
+Knows no weights, and imports in a moment: without torch. `families` holds the one table per architecture that everything else is generic over.
 """
 
 from .axes import Axis, Family, Live, Parameter, Role, SubmodelConfig, Totals, Use
@@ -9,7 +9,7 @@ from .cost import Cost, CostModel, PeakActivation
 from .devices import DEVICE_CAPS, FLEETS, PRESETS, SYSTEM_SETTINGS, DeviceClass
 from .draws import NEAR, near_share, near_the_limit, sample_between, spread_over_size, spread_over_widths
 from .elastic_space import ElasticSpace
-from .families import BERT, FAMILIES, VIT, at_least_1, example_inputs, family_of
+from .families import BERT, FAMILIES, VIT, family_of
 from .inside import Inside, Region
 from .latency import AffineLatency, Timed
 from .ways import Ways

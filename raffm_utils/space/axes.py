@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CheckpointError, ElasticSpaceError
+
+if TYPE_CHECKING:  # budgets and counts need no torch, which takes seconds to import
+    import torch
+    from torch import nn
 
 
 class Axis(StrEnum):
@@ -77,7 +78,7 @@ class Parameter:
         """Whether a submodel with these widths has this parameter at all."""
         return self.block is None or widths[self.block] > 0
 
-    def part(self, tensor: torch.Tensor, widths: Mapping[Axis, int], heads: int | None) -> torch.Tensor:
+    def part(self, tensor: "torch.Tensor", widths: Mapping[Axis, int], heads: int | None) -> "torch.Tensor":
         """The part of `tensor` (full shape) that a submodel keeps, always as a view.
 
         With `heads`, attention keeps the first `width / heads` of every head, and that dimension comes
@@ -180,7 +181,7 @@ class Family:
         unused = config.pad_token_id + 1 if self.counts_positions_from_padding else 0
         return int(config.max_position_embeddings) - unused
 
-    def parameters(self, model: nn.Module) -> tuple[Parameter, ...]:
+    def parameters(self, model: "nn.Module") -> tuple[Parameter, ...]:
         """Apply the axis table to a network: one entry for each of its parameters."""
         return tuple(self._parameter(name, tuple(p.shape)) for name, p in model.named_parameters())
 

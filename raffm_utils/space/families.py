@@ -7,10 +7,7 @@ table and registering it in `FAMILIES`.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
-from ..errors import CheckpointError, ElasticSpaceError
+from ..errors import CheckpointError
 from .axes import Axis, Family, Live, Role, Row, Use
 
 H, F = Axis.HIDDEN, Axis.FFN
@@ -152,31 +149,3 @@ def family_of(model_type: Any, where: str = "") -> Family:
             "add an axis table to raffm_utils/space/families.py for another"
         )
     return family
-
-
-def example_inputs(
-    model: PreTrainedModel, batch_size: int, tokens: int | None, padding: int = 0
-) -> dict[str, torch.Tensor]:
-    """Reproducible random inputs; texts have `tokens` tokens, of which the first text uses `padding` fewer."""
-    at_least_1(batch_size=batch_size)
-    config: Any = model.config
-    family, generator = family_of(config.model_type), torch.Generator().manual_seed(0)
-    if family.is_image:
-        size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
-        pixels = torch.randn(batch_size, config.num_channels, *size, generator=generator)
-        return {"pixel_values": pixels.to(model.device, model.dtype)}
-    if tokens is None or not 0 < tokens <= family.positions(config):
-        raise ElasticSpaceError(f"tokens={tokens}: a text model is timed at 1 to {family.positions(config)} tokens")
-    ids = torch.randint(config.vocab_size - 1, (batch_size, tokens), generator=generator)
-    ids += ids >= (config.pad_token_id or 0)  # any token but the padding
-    mask = torch.ones_like(ids)
-    mask[0, tokens - padding :] = 0
-    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-
-
-def at_least_1(**values: int) -> int:
-    """Return the single value given by keyword; raises `ElasticSpaceError` if it is below 1."""
-    ((name, value),) = values.items()
-    if value < 1:
-        raise ElasticSpaceError(f"{name}={value}: give at least 1")
-    return value

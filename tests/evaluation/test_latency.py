@@ -7,8 +7,7 @@ import torch
 from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet
 
 from raffm_utils.errors import ElasticSpaceError
-from raffm_utils.evaluation import measure_latency_ms
-from raffm_utils.space import example_inputs
+from raffm_utils.evaluation import example_inputs, measure_latency_ms
 
 
 class Sleeper(torch.nn.Module):
