@@ -85,61 +85,53 @@ def run(
     # the weight of an average round; clients tell the server their weights, not their data
     expected = sum(client_weight(shard, recipe) for shard in shards) / recipe.clients * recipe.participants
     bar = tqdm(range(len(results), recipe.rounds), initial=len(results), total=recipe.rounds, desc="rounds")
-    sizes = {"full": supernet.space.largest(), "smallest": supernet.space.smallest(), **(watched or {})}
+    for number in bar:
+        rate = learning_rate(recipe, number)
+        whole = supernet.costs.patches
+        patches = None if whole is None else recipe.patches_in(number, whole)
 
-    def accuracy(config: SubmodelConfig) -> float:
-        return evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
+        def client(
+            planned: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
+        ) -> Update:
+            client, config = planned
+            own = supernet.narrowed(config)
+            for parameter in own.parameters:
+                if parameter.table and recipe.freeze_tables:
+                    own.model.get_parameter(parameter.name).requires_grad_(False)
+            names = tuple(p.name for p in present(supernet.parameters, config))
+            go_on = narrowed_moments(supernet, moments, config) if moments and number else None
+            task = Task(config, names, rate, (recipe.seed, number, client), go_on, patches)
+            return local_update(own, task, shards[client], recipe)
 
-    # one pool for everything: threads of torch that wait for each other lose much time where cores are shared
-    with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
-        for number in bar:
-            rate = learning_rate(recipe, number)
-            whole = supernet.costs.patches
-            patches = None if whole is None else recipe.patches_in(number, whole)
-
-            def client(
-                planned: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
-            ) -> Update:
-                client, config = planned
-                own = supernet.narrowed(config)
-                for parameter in own.parameters:
-                    if parameter.table and recipe.freeze_tables:
-                        own.model.get_parameter(parameter.name).requires_grad_(False)
-                names = tuple(p.name for p in present(supernet.parameters, config))
-                go_on = narrowed_moments(supernet, moments, config) if moments and number else None
-                task = Task(config, names, rate, (recipe.seed, number, client), go_on, patches)
-                return local_update(own, task, shards[client], recipe)
-
+        with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
             plan = plan_round(supernet, recipe, number)
             updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
-            averaging = [pool.submit(server_update, supernet, momentum, updates, recipe, expected)]
-            if moments:
-                averaging.append(pool.submit(moments_update, supernet, moments, updates))
-            for part in averaging:
-                part.result()
-            averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
-            shown = average if averaged > 0 else {}
-            for name, mean in shown.items():
-                mean.add_((weights[name] - mean) / averaged)
-            with _replaced(weights, shown):
-                full, smallest = (
-                    evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
-                    for config in (supernet.space.largest(), supernet.space.smallest())
-                )
-            loss = sum(u.loss for u in updates) / max(1, len(updates))
-            results.append(
-                RoundResult(
-                    round=number + 1,
-                    learning_rate=rate,
-                    clients=len(updates),
-                    loss=loss,
-                    refused=refused,
-                    full=full,
-                    smallest=smallest,
-                )
+        server_update(supernet, momentum, updates, recipe, expected)
+        if moments:
+            moments_update(supernet, moments, updates)
+        averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
+        shown = average if averaged > 0 else {}
+        for name, mean in shown.items():
+            mean.add_((weights[name] - mean) / averaged)
+        with _replaced(weights, shown):
+            full, smallest = (
+                evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
+                for config in (supernet.space.largest(), supernet.space.smallest())
             )
-            _save(folder, identity, results, kept)
-            bar.set_postfix(full=f"{full:.3f}", smallest=f"{smallest:.3f}", loss=f"{loss:.3f}")
+        loss = sum(u.loss for u in updates) / max(1, len(updates))
+        results.append(
+            RoundResult(
+                round=number + 1,
+                learning_rate=rate,
+                clients=len(updates),
+                loss=loss,
+                refused=refused,
+                full=full,
+                smallest=smallest,
+            )
+        )
+        _save(folder, identity, results, kept)
+        bar.set_postfix(full=f"{full:.3f}", smallest=f"{smallest:.3f}", loss=f"{loss:.3f}")
     for name, mean in average.items():
         weights[name].copy_(mean)
     return results

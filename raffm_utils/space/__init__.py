@@ -1,6 +1,7 @@
 """What a submodel is and what it costs: axes, families, budgets, exact counts and draws, device classes.
 
-Knows no weights, and imports in a moment: without torch. `families` holds the one table per architecture that everything else is generic over.
+Knows no weights, and needs no torch. `families` holds the one table per architecture that everything else is generic
+over.
 """
 
 from .axes import Axis, Family, Live, Parameter, Role, SubmodelConfig, Totals, Use
