@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class LatencyModel(AffineLatency):
         """Measure `submodels` submodels for the fit and `held_out` others to test it, in about `seconds`.
 
         All take turns in random order, repeatedly, so that a change in the machine's speed affects all of them
-        alike. Up to eight are corners of the space; the others are spread evenly over MACs. With `cache`, the
+        alike. Up to ten are corners of the space; the others are spread evenly over MACs. With `cache`, the
         measurements are stored in `files.cache_folder()` for this machine, checkpoint and setting, unless the
         held-out error is above 10 %. They are reused if the fastest and the slowest submodel still run at the same
         speed, within 10 %; otherwise everything is measured again. `tokens` replaces `Supernet.tokens`.
@@ -205,11 +205,13 @@ class LatencyModel(AffineLatency):
 
 
 def _chosen(space: ElasticSpace, number: int, tokens: int | None, rng: np.random.Generator) -> list[SubmodelConfig]:
+    attention, ffn = ([tuple(c[end] for c in axis) for end in (0, -1)] for axis in (space.attention, space.ffn))
+    # with all blocks as narrow as they can be, which tells what a block costs from what its width does
+    deep = [tuple(min(filter(None, c), default=0) for c in axis) for axis in (space.attention, space.ffn)]
     corners = [
-        SubmodelConfig(hidden, tuple(c[a] for c in space.attention), tuple(c[f] for c in space.ffn))
+        SubmodelConfig(hidden, *widths)
         for hidden in (space.hidden[0], space.hidden[-1])
-        for a in (0, -1)
-        for f in (0, -1)
+        for widths in (*product(attention, ffn), tuple(deep))
     ]
     corners = list(dict.fromkeys(corners))[:number]
     spread = spread_over_size(space, number - len(corners), rng, "macs", tokens) if number > len(corners) else []

@@ -32,12 +32,13 @@ def machine(monkeypatch):
     """A made-up machine of known speed in place of the clock: `noise` relative, `drift` per measurement."""
 
     class Machine:
-        noise, drift, timed = 0.0, 0.0, 0
+        noise, drift, timed, per_block = 0.0, 0.0, 0, 0
         rng = np.random.default_rng(1)
 
         def ms(self, config: SubmodelConfig) -> float:
             hidden, attention, ffn = config.hidden, sum(config.attention), sum(config.ffn)
-            return (1e5 + 400 * hidden + attention * (300 + 20 * hidden) + ffn * 11 * hidden) / NS_PER_MS
+            blocks = self.per_block * (2 * config.totals.attention_blocks + config.totals.ffn_blocks)
+            return (1e5 + 400 * hidden + attention * (300 + 20 * hidden) + ffn * 11 * hidden + blocks) / NS_PER_MS
 
         def __call__(self, model, inputs, threads, seconds):
             self.timed += 1
@@ -61,6 +62,19 @@ def test_recovers_a_machine_that_is_affine(machine):
     assert model.affine(40) == (116_000, 1100, 0, 440, 0)
     assert model.held_out_error < 1e-4
     for config in (supernet.space.smallest(), supernet.space.largest()):
+        assert model.predict_ms(config) == pytest.approx(machine.ms(config), rel=1e-4)
+
+
+def test_a_block_costs_time_however_narrow_it_is(machine):
+    machine.per_block = 9_000
+    optional = {axis: [*widths, 0] if axis != "residual_hidden_space" else widths for axis, widths in SPACE.items()}
+    supernet = make_supernet(space=optional)
+    model = fit(supernet, submodels=24)
+    assert model.affine(40) == pytest.approx((116_000, 1100, 18_000, 440, 9_000), rel=1e-3)
+    assert model.held_out_error < 1e-4
+    bare, full = supernet.space.smallest(), supernet.space.largest()
+    assert bare.totals.attention_blocks == 0
+    for config in (bare, full, SubmodelConfig(24, (12,) * 3, (16,) * 3)):
         assert model.predict_ms(config) == pytest.approx(machine.ms(config), rel=1e-4)
 
 
