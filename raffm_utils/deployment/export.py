@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import DeploymentError
-from ..evaluation import Evaluation, evaluate, in_eval_mode, logits_of
+from ..errors import CheckpointError, DeploymentError
+from ..evaluation import Evaluation, class_names, evaluate, in_eval_mode, labels_of, logits_of
 from ..files import staged
 from ..space import SubmodelConfig, family_of
 from .graphs import (
@@ -146,7 +146,7 @@ def export_submodel(
             stock=writer.stock,
             config=widths_of(model),
             parameters=parameters,
-            labels=labels_of(model),
+            labels=tuple(labels_of(model)),
             versions={name: version(name) for name in ("torch", "transformers")},
         )
         _write_json(part / SUBMODEL_FILE, export.to_json())
@@ -172,22 +172,25 @@ def check_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in asked)
 
 
-def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
-    """The names of the classes, in order."""
-    names: dict[Any, str] = dict(model.config.id2label or {})
-    return tuple(names[i] for i in sorted(names))
-
-
 def _facts(
     model: PreTrainedModel, formats: tuple[str, ...], processor: Any, calibration: "Split | None"
 ) -> dict[str, str]:
     """The metadata of graph files, as JSON; raises before any work if a format lacks something it needs."""
     facts = {"labels": json.dumps(labels_of(model)), "submodel": json.dumps(vars(widths_of(model)))}
     if any(name.startswith("onnx") for name in formats):
-        facts |= {} if processor is None else {"preprocessing": json.dumps(settings_of(processor))}
+        facts |= {} if processor is None else {"preprocessing": json.dumps(_client_settings(model, processor))}
     if "onnx-int8-static" in formats:
         check_calibration(calibration)
     return facts
+
+
+def _client_settings(model: PreTrainedModel, processor: Any) -> dict[str, Any]:
+    """What `predict.py` has to know, which prints the most likely class."""
+    try:
+        class_names(model)
+    except CheckpointError as error:
+        raise DeploymentError(f"predict.py cannot say its answers: {error}; or export with processor=None") from error
+    return settings_of(processor)
 
 
 class _Writer:

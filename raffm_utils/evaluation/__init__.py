@@ -4,7 +4,7 @@
 """
 
 from .accuracy import Evaluation, ends, evaluate, sweep
-from .answers import in_eval_mode, logits_in, logits_of
+from .answers import class_names, in_eval_mode, labels_of, logits_in, logits_of
 from .crosscheck import Positional, count_macs_fvcore, count_macs_torch, measure_peak_activation_bytes
 from .example_inputs import at_least_1, example_inputs
 from .interval import Interval

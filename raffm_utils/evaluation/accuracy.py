@@ -15,7 +15,7 @@ from ..data import DATASETS
 from ..errors import CheckpointError, DataError
 from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
-from .answers import in_eval_mode, logits_of
+from .answers import class_names, in_eval_mode, logits_of
 from .interval import Interval
 from .sweep_file import SweepRow, append, repair
 
@@ -66,7 +66,7 @@ def evaluate(
     model = in_eval_mode(model)
     with torch.inference_mode(), bfloat16:
         for inputs, truth in data.batches(batch_size):
-            logits = checked_logits(model, inputs, data.name)
+            logits = checked_logits(model, inputs, data.name, len(data.label_names))
             loss += float(torch.nn.functional.cross_entropy(logits, truth, reduction="sum"))
             parts.append(torch.stack([truth, logits.argmax(dim=1)]))
             done += len(truth)
@@ -88,11 +88,11 @@ def evaluate(
 def _check_fit(model: PreTrainedModel, data: "Split") -> None:
     if not len(data):
         raise DataError(f"{data.name}/{data.split} holds no examples: there is nothing to measure")
-    if (given := model.config.num_labels) != (needed := len(data.label_names)):
+    named = class_names(model)
+    if (given := len(named)) != (needed := len(data.label_names)):
         raise CheckpointError(
             f"the model has {given} classes, but {data.name} has {needed}: evaluate it on the data it was trained for"
         )
-    named = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
     if named != list(data.label_names) and sorted(named) == sorted(data.label_names):
         raise CheckpointError(
             f"the model numbers its classes as {', '.join(named)}, but {data.name} as "
@@ -109,14 +109,19 @@ def _check_independence(supernet: Supernet, data: "Split") -> None:
         )
 
 
-def checked_logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str) -> torch.Tensor:
-    """Logits of one batch on the CPU in float32; raises if the inputs do not fit or a logit is not finite."""
+def checked_logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor], source: str, classes: int) -> torch.Tensor:
+    """Logits (examples, classes) on the CPU in float32; raises if the inputs do not fit or a logit is not finite."""
     if model.main_input_name not in inputs:
         raise DataError(
             f"{source} gives {', '.join(inputs)}, but {type(model).__name__} takes {model.main_input_name}: "
             "evaluate image models on images and text models on text"
         )
     logits = logits_of(model, inputs).float().cpu()
+    if logits.shape[1:] != (classes,):
+        raise CheckpointError(
+            f"{type(model).__name__} gives logits of shape {tuple(logits.shape)}, but its configuration names "
+            f"{classes} classes: make id2label name every row of the classifier"
+        )
     if not bool(torch.isfinite(logits).all()):
         bad = int((~torch.isfinite(logits)).any(dim=1).sum())
         raise CheckpointError(

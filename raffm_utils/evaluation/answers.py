@@ -49,3 +49,36 @@ def logits_in(output: Any) -> torch.Tensor:
 def logits_of(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The logits of one batch, whose tensors are moved to the device of the model."""
     return logits_in(model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}))
+
+
+def labels_of(model: Any) -> list[str]:
+    """The names that the configuration gives the outputs of the classifier, in order; their numbers may be text.
+
+    Raises `CheckpointError` unless they are numbered from 0 without a gap.
+    """
+    given = model.config.id2label or {}
+    try:
+        names = {int(number): str(name) for number, name in dict(given).items()}
+    except (TypeError, ValueError):
+        names = {}
+    if sorted(names) != list(range(len(given))):
+        shown = ", ".join(map(str, list(given)[:5])) or "none"
+        raise CheckpointError(
+            f"id2label of the configuration numbers its labels {shown}: number them from 0, each once"
+        )
+    return [names[number] for number in sorted(names)]
+
+
+def class_names(model: Any) -> list[str]:
+    """The names of the classes of a model that gives every example exactly one of them.
+
+    Raises `CheckpointError` for a head that gives a number, or several labels at once: the largest logit is no answer.
+    """
+    names, problem = labels_of(model), getattr(model.config, "problem_type", None)
+    if len(names) < 2 or problem not in (None, "single_label_classification"):
+        kind = repr(problem) if problem else f"{len(names)} output"
+        raise CheckpointError(
+            f"the head of this {type(model).__name__} is for {kind}, not for exactly one of several classes: use its "
+            "logits yourself (model(...).logits), or take a checkpoint for single-label classification"
+        )
+    return names

@@ -11,7 +11,7 @@ from ..data import MAX_TOKENS, Tokens, token_ids, whole_signs
 from ..errors import CheckpointError, DataError
 from ..space import FAMILIES
 from .accuracy import checked_logits
-from .answers import in_eval_mode
+from .answers import class_names, in_eval_mode
 
 BATCH_SIZE = 32
 # Tokens per character from which text counts as spelled out. MiniLM's tokenizer takes 0.67 at most for a sentence of
@@ -46,7 +46,7 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
 
     Text longer than the model's limit is cut, which the note mentions. Raises `DataError` for text that is empty or
     contains no word the tokenizer knows, because an answer would be meaningless, and `CheckpointError` for a model
-    of which two classes have the same name.
+    that is no single-label classifier, or of which two classes have the same name.
     """
     Tokens.check(processor)
     names = _distinct_names(model)
@@ -64,7 +64,7 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
     with torch.inference_mode():
         # like `Split.batches`: sentences of like length together
         for rows in data.order(torch.arange(len(sentences))).split(BATCH_SIZE):
-            logits = checked_logits(model, data.batch(rows), "a sentence")
+            logits = checked_logits(model, data.batch(rows), "a sentence", len(names))
             shares.update(zip(rows.tolist(), logits.softmax(dim=1), strict=True))
     return [
         Prediction(sentence, dict(zip(names, shares[i].tolist(), strict=True)), note)
@@ -73,7 +73,7 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
 
 
 def _distinct_names(model: PreTrainedModel) -> list[str]:
-    names = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
+    names = class_names(model)
     for number, name in enumerate(names):
         if name in names[:number]:
             raise CheckpointError(

@@ -10,7 +10,7 @@ import torch
 from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_split, make_supernet, write_text_checkpoint
 
 from raffm_utils import Supernet, evaluate, export_submodel, load_submodel, measure_latency_ms, predict
-from raffm_utils.errors import CheckpointError
+from raffm_utils.errors import CheckpointError, DeploymentError
 from raffm_utils.evaluation import in_eval_mode, logits_of
 from raffm_utils.supernet import checkpoints
 
@@ -127,3 +127,60 @@ def test_a_checkpoint_whose_configuration_asks_for_tuples_is_used_like_any_other
     model = Supernet.from_pretrained(tmp_path / "net").extract(supernet.full)
     assert evaluate(model, data).loss == evaluate(supernet.extract(supernet.full), data).loss
     export_submodel(model, tmp_path / "out", ("safetensors",))
+
+
+NOT_SINGLE = {
+    "one output": (dict(num_labels=1, id2label={0: "similarity"}), "1 output"),
+    "regression": (dict(num_labels=5, problem_type="regression"), "'regression'"),
+    "several labels": (dict(num_labels=5, problem_type="multi_label_classification"), "'multi_label_classification'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), NOT_SINGLE.values(), ids=NOT_SINGLE)
+def test_heads_that_are_not_for_one_of_several_classes_get_no_answers(changes, said, tmp_path):
+    folder = write_text_checkpoint(tmp_path / "net", "bert", **{"id2label": dict(enumerate("abcde")), **changes})
+    supernet = Supernet.from_pretrained(folder)
+    model, words = supernet.extract(supernet.full), supernet.processor
+    said = f"is for {said}, not for exactly one of several classes: use its logits yourself"
+    for names in (tuple("abcde"), ("similarity",)):
+        with pytest.raises(CheckpointError, match=said):
+            evaluate(model, make_split("bert", label_names=names))
+    with pytest.raises(CheckpointError, match=said):
+        predict(model, words, "good")
+    with pytest.raises(DeploymentError, match=f"predict.py .*{said}.*or export with processor=None"):
+        export_submodel(model, tmp_path / "no", ("onnx",), processor=words)
+    export = export_submodel(model, tmp_path / "out", ("safetensors",), processor=words)
+    assert len(export.labels) == model.config.num_labels
+    with torch.inference_mode():
+        given = make_inputs("bert")
+        assert torch.equal(load_submodel(tmp_path / "out")(**given).logits, model(**given).logits)
+
+
+def test_labels_numbered_as_text_keep_their_order(tmp_path):
+    names = tuple(f"class {number}" for number in range(12))
+    folder = write_text_checkpoint(tmp_path / "net", "bert", num_labels=12, id2label=dict(enumerate(names)))
+    supernet = Supernet.from_pretrained(folder)
+    model, words = supernet.extract(supernet.full), supernet.processor
+    answers, data = predict(model, words, ["good film", "bad"]), make_split("bert", label_names=names)
+    loss = evaluate(model, data).loss
+    model.config.id2label = {str(number): name for number, name in enumerate(names)}
+    assert predict(model, words, ["good film", "bad"]) == answers
+    assert evaluate(model, data).loss == loss
+    assert export_submodel(model, tmp_path / "out", ("safetensors",)).labels == names
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4, 5), (0, "0", 1, 2, 3), ("a", "b", "c", "d", "e"), (0, 1, 2, 3, None)])
+def test_labels_that_number_no_classes_are_refused(numbers):
+    model = make_supernet("vit").model
+    model.config.__dict__["id2label"] = dict(zip(numbers, "abcde", strict=True))
+    with pytest.raises(CheckpointError, match=f"numbers its labels {numbers[0]}, .*: number them from 0, each once"):
+        evaluate(model, make_split("vit"))
+
+
+def test_labels_that_leave_out_a_row_of_the_classifier_are_refused():
+    model = make_supernet("vit").model
+    model.config.id2label = dict(enumerate("abcd"))
+    with pytest.raises(
+        CheckpointError, match=r"gives logits of shape \(30, 5\), but its configuration names 4 classes"
+    ):
+        evaluate(model, make_split("vit", label_names=tuple("abcd")))
