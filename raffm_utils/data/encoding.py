@@ -4,14 +4,16 @@ import hashlib
 import json
 import threading
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..errors import DataError
 from ..files import CACHE_VARIABLE, cache_folder, replacing
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-ENCODING_VERSION = 2  # part of every cache key: raise it when the tensors that this file makes change
+ENCODING_VERSION = 3  # part of every cache key: raise it when the tensors that this file makes change
 CHUNK = 500  # examples encoded at a time
 MAX_TOKENS = 512
 
@@ -231,6 +233,19 @@ class Tokens:
 Encoding = Pixels | Tokens
 
 
+def _checksum(tensors: dict[str, torch.Tensor]) -> str:
+    return " ".join(f"{name} {zlib.crc32(tensors[name].numpy().data)}" for name in sorted(tensors))
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a cache file, memory-mapped; `ValueError` unless they are those that were written."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if (file.metadata() or {}).get("checksum") != _checksum(tensors):
+            raise ValueError("its content has changed since it was written")
+    return tensors
+
+
 def encode_cached(
     encoding: type[Pixels] | type[Tokens], raw: "datasets.Dataset", processor: Any, fingerprint: str
 ) -> Encoding:
@@ -240,14 +255,15 @@ def encode_cached(
     path = folder / f"{digest(fingerprint, str(ENCODING_VERSION), *versions)[:40]}.safetensors"
     if path.exists():
         try:
-            return encoding.restore(load_file(path), len(raw), processor)
+            return encoding.restore(_read(path), len(raw), processor)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}) and is made again", stacklevel=3)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:  # two processes at once both end with a whole file
-            save_file(encoding.encode(raw, processor), part)
-        return encoding.restore(load_file(path), len(raw), processor)
+            tensors = encoding.encode(raw, processor)
+            save_file(tensors, part, metadata={"checksum": _checksum(tensors)})
+        return encoding.restore(_read(path), len(raw), processor)
     except (SafetensorError, OSError) as error:
         message = f"cannot write the cache {folder} ({error}); set {CACHE_VARIABLE} to another folder"
         raise DataError(message) from error

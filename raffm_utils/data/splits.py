@@ -8,6 +8,7 @@ import hashlib
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,22 @@ SPLIT_SEED = 20240  # cuts validation from train; changing it makes old accuraci
 
 
 def _content(raw: "datasets.Dataset", column: str) -> str:
-    """Hash of the stored inputs, in order, so that a changed file is never taken for the old one."""
+    """Hash of the inputs, in order, so that a changed file, even of a single image, is never taken for the old one."""
     sha = hashlib.sha256()
     for table in raw.select_columns(column).with_format("arrow").iter(1000):
         for value in table[column].to_pylist():
-            text = value if isinstance(value, str) else str(value["path"])
-            stored = text.encode() if isinstance(value, str) or not value["bytes"] else value["bytes"]
+            stored = value.encode() if isinstance(value, str) else value["bytes"] or _file(value["path"])
             sha.update(len(stored).to_bytes(8, "little") + stored)
     return sha.hexdigest()
+
+
+def _file(path: str | None) -> bytes:
+    try:
+        return Path(path or "").read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the image {path!r} cannot be read ({error}): put it there, or store images in the data file"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

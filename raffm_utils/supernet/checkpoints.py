@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,15 @@ def bundled() -> list[str]:
 
 
 def resolve(name: str | Path) -> Path:
-    """The folder of a checkpoint: a local folder, a bundled name, or a hub id (downloaded, then cached)."""
-    if (folder := Path(name)).is_dir():
+    """The folder of a checkpoint: a local folder, a bundled name, or a hub id (downloaded, then cached).
+
+    The path is absolute, so that what is read from it later is read from the same folder.
+    """
+    if not str(name):
+        raise CheckpointError(
+            "the name of the checkpoint is empty: give a path, a bundled name, or '.' for this folder"
+        )
+    if (folder := Path(os.path.abspath(name))).is_dir():
         return folder
     if (folder := BUNDLED_FOLDER / name).is_dir() and str(name) in bundled():
         return folder
@@ -51,6 +59,14 @@ def resolve(name: str | Path) -> Path:
         )
     # no *.py: nothing from a checkpoint is ever run
     return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES])
+
+
+def name_of(folder: Path) -> str:
+    """The name of a checkpoint's folder; in the hub's cache, where folders are named by commits, the repository's."""
+    path = Path(os.path.abspath(folder))
+    repository = path.parent.parent.name
+    in_cache = path.parent.name == "snapshots" and repository.startswith("models--")
+    return repository.rpartition("--")[2] if in_cache else path.name
 
 
 def load_spec(folder: Path) -> ElasticSpec:

@@ -72,8 +72,8 @@ class Supernet:
 
     @property
     def name(self) -> str:
-        """The name of the checkpoint's folder; the model type if it was not loaded from one."""
-        return self.folder.name if self.folder else self.family.model_type
+        """The name of the checkpoint's folder or repository; the model type if it was not loaded from one."""
+        return (self.folder and checkpoints.name_of(self.folder)) or self.family.model_type
 
     @cached_property
     def processor(self) -> Any:

@@ -351,7 +351,30 @@ def test_cache_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(cache_files()) == 1  # nothing half-written stays
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "other tensors", "other shape"])
+@pytest.mark.parametrize("relative", [True, False])
+def test_an_image_that_is_replaced_in_a_file_of_its_own_is_read_anew(
+    local: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    monkeypatch.chdir(local)
+    (local / "cifar10").mkdir()
+    paths = [str(Path(f"{number}.png") if relative else local / f"{number}.png") for number in range(2)]
+    rows = {"img": [{"bytes": None, "path": path} for path in paths], "label": [0, 1]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), local / "cifar10" / "test.parquet")
+    found = []
+    for grey in (0, 0, 255):
+        for path in paths:
+            Image.new("RGB", (32, 32), (grey,) * 3 if path.endswith("1.png") else (9, 9, 9)).save(path)
+        found.append(load_split("cifar10", "test", processor=image_processor(do_normalize=False, do_rescale=False)))
+    black, same, white = found
+    assert black.fingerprint == same.fingerprint != white.fingerprint
+    means = [[float(split[i]["pixel_values"].mean()) for i in range(2)] for split in found]
+    assert means == [[9, 0], [9, 0], [9, 255]]
+    Path(paths[0]).unlink()
+    with pytest.raises(DataError, match=r"the image '.*0\.png' cannot be read .*: put it there"):
+        load_split("cifar10", "test")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "other tensors", "other shape", "other bit"])
 def test_damaged_cache_is_made_again(damage: str) -> None:
     expected = first_pixels(load_split("fashion_mnist", "test", limit=20, processor=image_processor()))
     expected = expected.clone()
@@ -363,6 +386,7 @@ def test_damaged_cache_is_made_again(damage: str) -> None:
         "empty": b"",
         "other tensors": good.replace(b'"pixels"', b'"pixelz"'),
         "other shape": good.replace(b"[20,3,32,32]", b"[10,6,32,32]"),
+        "other bit": good[:-1000] + bytes([good[-1000] ^ 1]) + good[-999:],
     }[damage]
     assert bad != good
     file.unlink()

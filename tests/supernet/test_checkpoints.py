@@ -545,3 +545,40 @@ def test_reference_folders_with_old_names_are_read(tmp_path):
 def test_the_processor_is_loaded_once(tmp_path):
     supernet = Supernet.from_pretrained(write_text_checkpoint(tmp_path / "bert", "bert"))
     assert supernet.processor is supernet.processor
+
+
+def write_hub_cache(home: Path, repository: str, revisions: dict[str, Path]) -> dict[str, Path]:
+    """A cache as the hub's client leaves it; returns the snapshot of every revision."""
+    root, snapshots = home / ("models--" + repository.replace("/", "--")), {}
+    (root / "refs").mkdir(parents=True)
+    for number, (revision, folder) in enumerate(revisions.items()):
+        commit = f"{number + 10:x}" * 40
+        (root / "refs" / revision).write_text(commit)
+        snapshots[revision] = shutil.copytree(folder, root / "snapshots" / commit)
+    return snapshots
+
+
+def test_a_checkpoint_has_the_name_of_its_folder_or_repository(tmp_path, monkeypatch):
+    folder = write_text_checkpoint(tmp_path / "my-net", "bert")
+    (folder / "sub").mkdir()
+    for place, name in (
+        (folder, "."),
+        (folder / "sub", ".."),
+        (folder, "sub/.."),
+        (tmp_path, "my-net"),
+        (tmp_path, folder),
+    ):
+        monkeypatch.chdir(place)
+        supernet = Supernet.from_pretrained(name)
+        assert supernet.name == "my-net"
+        monkeypatch.chdir(tmp_path.parent)
+        assert len(supernet.processor)  # read only now, from the same folder
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    snapshots = write_hub_cache(tmp_path / "hub", "someone/hub-net", {"main": folder})
+    for name in ("someone/hub-net", snapshots["main"]):
+        assert Supernet.from_pretrained(name).name == "hub-net"
+    with pytest.raises(CheckpointError, match="name of the checkpoint is empty: give a path"):
+        Supernet.from_pretrained("")
+    (tmp_path / "link").symlink_to(folder)
+    assert Supernet.from_pretrained(tmp_path / "link").name == "link"
