@@ -113,7 +113,8 @@ def _parse(path: Path) -> tuple[list[SweepRow], bytes, bool]:
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except FileNotFoundError as error:
-        raise SweepError(f"{path} does not exist: make it with sweep(...)") from error
+        seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()}; the notebooks are run in notebooks/)"
+        raise SweepError(f"{path} does not exist{seen_from}: make it with sweep(...)") from error
     rows = [SweepRow.from_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     text = tail.strip(b"\0 \t\r")  # a crash of the machine may leave zeros
     try:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,26 @@ def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(f"{folder / CONFIG_FILE}: no network can be built ({reason}): fetch it again") from error
+    beside = {name for name in report["unexpected_keys"] if _is_beside(name, model)}
+    report["unexpected_keys"] -= beside
     _check_report(report, path)
+    if beside:
+        warnings.warn(f"{path}: {_listed(sorted(beside))}: not part of this network, and left out", stacklevel=3)
     return model, family
+
+
+def _is_beside(name: str, model: PreTrainedModel) -> bool:
+    """Whether a stored tensor belongs to a whole module beside the network: a pooler, the head of another task.
+
+    All else would change what is computed: further layers, adapters, tensors inside a module of the network.
+    """
+    parts = name.removeprefix(f"{model.base_model_prefix}.").split(".")
+    inside = {part for module in (model, model.base_model) for part, _ in module.named_children()}
+    return len(parts) > 1 and parts[0] not in inside
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _check_report(report: dict[str, Any], path: Path) -> None:
@@ -109,8 +128,10 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
         # a mismatch comes as (name, stored shape, needed shape)
         found = report[f"{fault}_keys"]
         if keys := sorted(k if isinstance(k, str) else f"{k[0]} {list(k[1])}, needed {list(k[2])}" for k in found):
-            shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise CheckpointError(f"{path}: {fault} tensors: {shown}: it does not fit config.json; fetch both again")
+            remedy = ", or remove them from the file if the network does without" if fault == "unexpected" else ""
+            raise CheckpointError(
+                f"{path}: {fault} tensors: {_listed(keys)}: it does not fit config.json; fetch both again{remedy}"
+            )
 
 
 def model_class(family: Family, config: Any) -> Any:

@@ -274,9 +274,12 @@ def test_a_damaged_line_is_named(tmp_path, damage, named):
         read_sweep(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SweepError, match=r"rows\.jsonl does not exist"):
+def test_a_missing_file_is_named(tmp_path, monkeypatch):
+    with pytest.raises(SweepError, match=r"rows\.jsonl does not exist: make it"):
         read_sweep(tmp_path / "rows.jsonl")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SweepError, match=rf"seen from {tmp_path}; the notebooks are run in notebooks/"):
+        read_sweep("../figures/rows.jsonl")
 
 
 def test_results_of_another_kind_are_not_mixed_in(tmp_path, counted):

@@ -268,7 +268,10 @@ def _change(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> s
         (lambda c: c["tensors"][c["key"]].view(-1)[:3].fill_(float("nan")), "3 values that are NaN"),
         (lambda c: c["tensors"][c["key"]].view(-1)[5:6].fill_(float("-inf")), "1 values that are NaN or infinite"),
         (lambda c: c["tensors"].pop(c["key"]), "missing tensors"),
-        (lambda c: c["tensors"].update({"vit.made.up": torch.ones(2)}), "unexpected tensors: vit.made.up"),
+        (
+            lambda c: c["tensors"].update({"vit.layers.0.made.up": torch.ones(2)}),
+            "unexpected tensors: vit.layers.0.made",
+        ),
         (lambda c: c["tensors"].update({c["key"]: c["tensors"][c["key"]][:-1].clone()}), "mismatched tensors"),
     ],
 )
@@ -277,8 +280,26 @@ def test_bad_weights(folder, change, said):
     with pytest.raises(CheckpointError) as error:
         Supernet.from_pretrained(folder)
     _says(error, str(folder / WEIGHTS), said)
-    if "made.up" not in said:  # old and new key names of this tensor have these numbers in common
+    if "unexpected" not in said:  # old and new key names of this tensor have these numbers in common
         assert re.search(r"layers?\." + re.search(r"layers?\.(\d+)\.", key)[1], str(error.value))
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_modules_beside_the_network_are_left_out_and_named(kind, tmp_path):
+    """As plain transformers does it; a pooler that the head does not use, and the head of the pre-training."""
+    supernet = make_supernet(kind)
+    checkpoints.save(tmp_path / "net", supernet.model, supernet.spec, None, torch.float32)
+    path, base = tmp_path / "net" / WEIGHTS, supernet.model.base_model_prefix
+    good = load_file(path)
+    extra = [f"{base}.pool.dense.weight", "cls.predictions.decoder.bias", "lm_head.dense.weight", "lm_head.bias"]
+    save_file(good | {name: torch.ones(3) for name in extra}, path)
+    with pytest.warns(UserWarning, match=r"cls.predictions.decoder.bias, .* and 1 more: not part of this network"):
+        assert Supernet.from_pretrained(tmp_path / "net").fingerprint() == supernet.fingerprint()
+    layer = re.sub(r"\.0\..*", "", supernet.family.attention_module.format(layer=0))
+    for inside in (f"{base}.embeddings.made_up", f"{layer}.0.adapter.weight", f"{layer}.9.adapter.weight", "scale"):
+        save_file(good | {inside: torch.ones(3)}, path)
+        with pytest.raises(CheckpointError, match=rf"unexpected tensors: {re.escape(inside)}.*or remove them from"):
+            Supernet.from_pretrained(tmp_path / "net")
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, -1, -5000])
