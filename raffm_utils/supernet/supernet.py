@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..errors import CheckpointError, ElasticSpaceError
 from ..space import AffineLatency, Axis, Cost, CostModel, ElasticSpace, Family, Parameter, Role, SubmodelConfig
 from . import checkpoints
-from .rebuild import Nothing, rebuild
+from .rebuild import Nothing, constructed_state, rebuild
 from .spec import PER_HEAD, ElasticSpec
 
 Group = tuple[Axis, int | None, Role | None]
@@ -38,6 +38,7 @@ class Supernet:
         self.parameters: tuple[Parameter, ...] = family.parameters(model)
         self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
         self._owners = tuple(_owners(model, p.name) for p in self.parameters)
+        self._states = constructed_state(model, family)
         self.full = read_widths(self.parameters)
         self.layers, self.hidden = len(self.full.attention), self.full.hidden
         _, self.heads, _, _ = family.widths(model.config)
@@ -145,7 +146,8 @@ class Supernet:
         """Cut a submodel out of the supernet: an ordinary `PreTrainedModel` in eval mode.
 
         By default it is frozen and shares memory with the supernet wherever a slice can be a view, which takes
-        milliseconds. With `copy=True` it has its own contiguous, trainable weights.
+        milliseconds. With `copy=True` it has its own contiguous, trainable weights. What was done to the supernet's
+        modules (compiled, hooks, a replaced `forward`) is not done to the submodel.
 
         A block of width 0 is left out: its parameters are gone, `Nothing` stands in its place, and a layer of which
         nothing is left is not in the list of layers.
@@ -172,8 +174,7 @@ class Supernet:
             if copy:
                 part = part.clone(memory_format=torch.contiguous_format)
             tensors[id(full)] = nn.Parameter(part, requires_grad=copy)
-        narrowed = self._narrowed_config(config)
-        model = rebuild(self.model, tensors, gone - left, self.model.config, narrowed, copy)
+        model = rebuild(self.model, tensors, gone - left, self._narrowed_config(config), self._states, copy)
         for number, layer in enumerate(self._layers_left(config)):
             attention = model.get_submodule(self.family.attention_module.format(layer=number))
             self._set_head_size(attention, config.attention[layer])

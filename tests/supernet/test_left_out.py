@@ -1,6 +1,7 @@
 """Width 0: blocks that are left out, against the network that computes them and puts 0 in their place."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -118,10 +119,16 @@ def test_a_layer_whose_norms_are_left_stays(kind):
     assert [name for name, _ in model.named_parameters() if name.count(".2.")]
 
 
-def test_modules_that_know_their_layer_are_told_the_new_one():
+def test_modules_that_know_their_layer_are_told_the_new_one(monkeypatch):
+    attention, numbers = transformers.models.vit.modeling_vit.ViTAttention, itertools.count()
+    construct = attention.__init__
+
+    def construct_with_number(self, *args):
+        construct(self, *args)
+        self.layer_idx = next(numbers)
+
+    monkeypatch.setattr(attention, "__init__", construct_with_number)
     supernet = make_supernet("vit")
-    for number, layer in enumerate(supernet.model.vit.layers):
-        layer.attention.layer_idx = number
     model = supernet.extract(SubmodelConfig(36, (0, 20, 12), (0, 40, 64)))
     assert [layer.attention.layer_idx for layer in model.vit.layers] == [0, 1]
     assert [layer.attention.layer_idx for layer in supernet.model.vit.layers] == [0, 1, 2]
