@@ -43,22 +43,26 @@ def _first_stop(endpoint: str) -> tuple[str, int]:
     return target.hostname or "", target.port or {"http": 80, "https": 443}.get(target.scheme, 1080)
 
 
-def download(repo_id: str, patterns: list[str]) -> Path:
+def download(repo_id: str, patterns: list[str], revision: str | None = None) -> Path:
     """Download the matching files of a model on the hub, or find them in the cache; returns the local folder.
+
+    `revision` is a branch, tag or commit; None is the branch `main`.
 
     Raises `CheckpointError` when that is not possible.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name = repr(repo_id) if revision is None else f"{repo_id!r}, revision {revision!r},"
+    offline = not hub_reachable()
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns, local_files_only=not hub_reachable()))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{repo_id!r} is not in the local hub cache, and the hub cannot be reached: go online, or download the "
+            f"{name} is not in the local hub cache, and the hub cannot be reached: go online, or download the "
             "folder elsewhere and give its path; the bundled checkpoints need no network"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(
-            f"{repo_id!r} cannot be downloaded from the hub ({error}): check the id and your access"
+            f"{name} cannot be downloaded from the hub ({error}): check the id, the revision and your access"
         ) from error

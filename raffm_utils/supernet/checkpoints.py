@@ -33,20 +33,23 @@ def bundled() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED_FOLDER.glob(f"*/{SPACE_FILE}"))
 
 
-def resolve(name: str | Path) -> Path:
+def resolve(name: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint: a local folder, a bundled name, or a hub id (downloaded, then cached).
 
-    The path is absolute, so that what is read from it later is read from the same folder.
+    The path is absolute, so that what is read from it later is read from the same folder. `revision` is a branch, tag
+    or commit on the hub; raises `CheckpointError` where there are none, as of a local folder.
     """
     if not str(name):
         raise CheckpointError(
             "the name of the checkpoint is empty: give a path, a bundled name, or '.' for this folder"
         )
-    if (folder := Path(os.path.abspath(name))).is_dir():
-        return folder
-    if (folder := BUNDLED_FOLDER / name).is_dir() and str(name) in bundled():
-        return folder
-    text = str(name)
+    text, local = str(name), Path(os.path.abspath(name))
+    if not local.is_dir() and text in bundled():
+        local = BUNDLED_FOLDER / text
+    if local.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"revision={revision!r}: {local} has no revisions: leave it out, or give a hub id")
+        return local
     links = BUNDLED_FOLDER / "published.json"
     published = json.loads(links.read_text(encoding="utf-8")) if links.is_file() else {}
     if text in published:
@@ -59,7 +62,7 @@ def resolve(name: str | Path) -> Path:
             "; give a path, one of these names, or a hub id such as 'owner/name'"
         )
     # no *.py: nothing from a checkpoint is ever run
-    return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES])
+    return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES], revision)
 
 
 def name_of(folder: Path) -> str:
@@ -83,7 +86,7 @@ def load_spec(folder: Path) -> ElasticSpec:
     return ElasticSpec.from_json(content, f"{folder / CONFIG_FILE}: elastic_config")
 
 
-def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
+def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[PreTrainedModel, Family]:
     """Load the full network of a checkpoint folder in float32, and its family; no code in the folder is run."""
     content = read_config(folder)
     family = family_of(content.get("model_type"), str(folder / CONFIG_FILE))
@@ -92,21 +95,31 @@ def load_model(folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, Family]:
     for key in ("auto_map", "dtype", "torch_dtype", "return_dict"):  # of tuples, ViT of transformers 5 makes nothing
         content.pop(key, None)
     # mismatches are let through here, so that the report names them, and refused below
-    kwargs |= {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         config = transformers.AutoConfig.for_model(**content)
         network = model_class(family, config)
         with quiet("transformers"):
-            model, report = network.from_pretrained(None, config=config, state_dict=tensors, **kwargs)
+            model, report = network.from_pretrained(None, config=config, state_dict=tensors, **options)
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(f"{folder / CONFIG_FILE}: no network can be built ({reason}): fetch it again") from error
+    if attn_implementation is not None:
+        _set_attention(model, attn_implementation)
     beside = {name for name in report["unexpected_keys"] if _is_beside(name, model)}
     report["unexpected_keys"] -= beside
     _check_report(report, path)
     if beside:
         warnings.warn(f"{path}: {_listed(sorted(beside))}: not part of this network, and left out", stacklevel=3)
     return model, family
+
+
+def _set_attention(model: PreTrainedModel, implementation: str) -> None:
+    try:
+        model.set_attn_implementation(implementation)
+    except Exception as error:  # ValueError, ImportError and others
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"attn_implementation={implementation!r}: {reason}: give 'eager' or 'sdpa'") from error
 
 
 def _is_beside(name: str, model: PreTrainedModel) -> bool:

@@ -52,21 +52,29 @@ class Supernet:
         self.space: ElasticSpace = spec.space(self.full, self.heads, self.costs)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, tokens: int | None = None, **kwargs: Any) -> "Supernet":
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        tokens: int | None = None,
+        revision: str | None = None,
+        attn_implementation: str | None = None,
+    ) -> "Supernet":
         """Load a scalable checkpoint: a bundled name, a local folder, or a hub id.
 
         Weights are read as float32 from safetensors, or from a `.bin` that holds nothing executable. `tokens` is the
-        sequence length that MACs and activations of a text model are counted at; image models ignore it.
-        `attn_implementation="eager"` and the like pass through to the model's configuration. Raises
-        `CheckpointError` or `ElasticSpaceError`, naming file, key, value and remedy.
+        sequence length that MACs and activations of a text model are counted at; image models ignore it. `revision` is
+        a branch, tag or commit of a checkpoint on the hub. `attn_implementation` is `"sdpa"` (default), `"eager"`, or
+        another that `transformers` knows. Raises `CheckpointError` or `ElasticSpaceError`, naming file, key, value and
+        remedy.
 
         Example:
             >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
             >>> supernet.layers, supernet.hidden
             (12, 384)
         """
-        folder = checkpoints.resolve(name)
-        model, family = checkpoints.load_model(folder, **kwargs)
+        folder = checkpoints.resolve(name, revision)
+        model, family = checkpoints.load_model(folder, attn_implementation)
         supernet = cls(model, family, checkpoints.load_spec(folder), folder)
         supernet.tokens = tokens
         return supernet

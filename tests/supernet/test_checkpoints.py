@@ -603,3 +603,37 @@ def test_a_checkpoint_has_the_name_of_its_folder_or_repository(tmp_path, monkeyp
         Supernet.from_pretrained("")
     (tmp_path / "link").symlink_to(folder)
     assert Supernet.from_pretrained(tmp_path / "link").name == "link"
+
+
+def test_the_revision_that_was_asked_for_is_loaded(tmp_path, monkeypatch):
+    first = write_text_checkpoint(tmp_path / "first", "bert")
+    second = shutil.copytree(first, tmp_path / "second")
+    tensors = load_file(second / WEIGHTS)
+    save_file(tensors | {"classifier.bias": tensors["classifier.bias"] + 1}, second / WEIGHTS)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    snapshots = write_hub_cache(tmp_path / "hub", "someone/net", {"main": first, "v2": second})
+    prints = [Supernet.from_pretrained(folder).fingerprint() for folder in (first, second)]
+    for revision, number in ((None, 0), ("main", 0), ("v2", 1), (snapshots["v2"].name, 1)):
+        supernet = Supernet.from_pretrained("someone/net", revision=revision)
+        assert supernet.fingerprint() == prints[number]
+        assert supernet.folder == list(snapshots.values())[number]
+    with pytest.raises(CheckpointError, match=r"'someone/net', revision 'v3', is not in the local hub cache"):
+        Supernet.from_pretrained("someone/net", revision="v3")
+    with pytest.raises(
+        CheckpointError, match=r"revision='v2': .*first has no revisions: leave it out, or give a hub id"
+    ):
+        Supernet.from_pretrained(first, revision="v2")
+
+
+@pytest.mark.parametrize("given", ["flash_attention_2", "egaer", "", 3])
+def test_an_attention_that_cannot_be_is_not_blamed_on_a_file(folder, given):
+    with pytest.raises(CheckpointError, match=rf"attn_implementation={given!r}: .*: give 'eager' or 'sdpa'") as error:
+        Supernet.from_pretrained(folder, attn_implementation=given)
+    assert "config.json" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["attn_implementaton", "num_labels", "dtype", "ignore_mismatched_sizes", "force"])
+def test_arguments_that_there_are_not_are_named(folder, given):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{given}'"):
+        Supernet.from_pretrained(folder, **{given: 7})
