@@ -1,11 +1,13 @@
 """Locations of files, and atomic writes of files and folders."""
 
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -21,6 +23,19 @@ def cache_folder() -> Path:
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raffm_utils"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Decoded JSON; `ValueError` also for a key given twice, of which one would be dropped."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in names if names.count(key) > 1)!r} is given twice")
+        return found
+
+    return json.loads(text, object_pairs_hook=unique)
 
 
 def _beside(path: Path) -> Path:

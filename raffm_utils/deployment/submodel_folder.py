@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError, ElasticSpaceError
+from ..files import parse_json
 from ..space import Family, SubmodelConfig, family_of
 from ..supernet import ElasticSpec, Supernet, checkpoints, quiet, read_widths
 
@@ -130,7 +131,7 @@ def read_submodel_file(folder: Path) -> dict[str, Any]:
     """The `submodel.json` of an exported folder."""
     path = folder / SUBMODEL_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(content["stock"], bool):
             raise TypeError(f"stock={content['stock']!r}")
         config = _config_in(content)

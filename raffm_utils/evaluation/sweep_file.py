@@ -1,6 +1,7 @@
 """The sweep file: one JSON line per evaluated submodel, append-only."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -8,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ElasticSpaceError, SweepError
+from ..files import parse_json
 from ..space import SubmodelConfig
 from .interval import Interval
 
 ENDS = "ends"  # the subfolder of figures/data with full, half and smallest networks on whole splits
+_BLOCKS = ("attention", "ffn")
+_SHARE, _AT_LEAST_0, _AT_LEAST_1 = (0.0, 1.0), (0.0, math.inf), (1, math.inf)
+_LIMITS: dict[str, tuple[float, float]] = {  # of the fields of a row
+    **dict.fromkeys(("accuracy", "low", "high", "f1"), _SHARE),
+    **dict.fromkeys(("loss", "seconds", "macs"), _AT_LEAST_0),
+    **dict.fromkeys(("parameters", "encoder_parameters", "weight_bytes", "tokens", "examples"), _AT_LEAST_1),
+}
+_ROUNDING = 1e-9
 _ROW_START = b'{"checkpoint": '  # how every row begins
 
 
@@ -47,13 +57,20 @@ class SweepRow(Interval):
     def from_json(cls, line: bytes, where: str) -> "SweepRow":
         """Read one line; `where` names it in a `SweepError`."""
         try:
-            content = json.loads(line)
-            attention, ffn = (tuple(map(int, content[key])) for key in ("attention", "ffn"))
-            values = {**_DEFAULTS, **content, "config": SubmodelConfig(int(content["hidden"]), attention, ffn)}
+            content = parse_json(line)
+            for width, least in ((content["hidden"], 1), *((width, 0) for key in _BLOCKS for width in content[key])):
+                if type(width) is not int or width < least:
+                    raise ValueError(f"a width of {width!r}")
+            config = SubmodelConfig(content["hidden"], *(tuple(content[key]) for key in _BLOCKS))
+            values = {**_DEFAULTS, **content, "config": config}
             for item in fields(cls):
                 kind: Any = int | float if item.type is float else item.type
-                if not isinstance(values[item.name], kind):
-                    raise ValueError(f"{item.name}={values[item.name]!r}")
+                value, limits = values[item.name], _LIMITS.get(item.name)
+                fits = isinstance(value, kind) and not isinstance(value, bool)
+                if not fits or (limits and value is not None and not limits[0] <= value <= limits[1]):
+                    raise ValueError(f"{item.name}={value!r}")
+            if not values["low"] - _ROUNDING <= values["accuracy"] <= values["high"] + _ROUNDING:
+                raise ValueError(f"accuracy={values['accuracy']!r} outside {values['low']!r} to {values['high']!r}")
         except KeyError as error:
             raise SweepError(f"{where}: {error} is missing: remove the line, or the file to start anew") from error
         except (ValueError, TypeError, RecursionError, ElasticSpaceError) as error:

@@ -17,7 +17,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError
-from ..files import REPOSITORY, staged
+from ..files import REPOSITORY, parse_json, staged
 from ..hub import download
 from ..space import Family, family_of
 from .quiet import quiet
@@ -156,7 +156,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a folder; raises `CheckpointError` if it is missing or not a JSON object."""
     path = folder / CONFIG_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: give a folder as save_pretrained writes it") from error
     except (ValueError, RecursionError) as error:

@@ -1,16 +1,25 @@
 """Reads `elastic_space.json`, published files and our own; errors are reported before any work is done."""
 
-import json
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ElasticSpaceError
+from ..files import parse_json
 from ..space import CostModel, ElasticSpace, SubmodelConfig
 
 PER_HEAD, CONTIGUOUS = "per_head", "contiguous"
 ATTENTION_KEY, FFN_KEY, HIDDEN_KEY = "atten_out_space", "inter_hidden_space", "residual_hidden_space"
+KNOWN_KEYS = (
+    ATTENTION_KEY,
+    FFN_KEY,
+    HIDDEN_KEY,
+    "head_slicing",
+    "provenance",
+    "out_hidden_space",
+)  # the last: no effect
 Widths = tuple[int, ...]
 
 
@@ -34,6 +43,14 @@ class ElasticSpec:
         """Check the types of a decoded file; `source` names it in errors."""
         if not isinstance(content, Mapping):
             raise ElasticSpaceError(f"{source}: expected an object with {ATTENTION_KEY!r}, ..., got {_short(content)}")
+        for key in content:
+            if key not in KNOWN_KEYS:
+                near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
+                meant = f", probably meant as {near[0]!r}" if near else ""
+                raise ElasticSpaceError(
+                    f"{source}: unknown key {_short(key)}{meant}: correct or remove it; known are "
+                    f"{', '.join(KNOWN_KEYS)}"
+                )
         slicing = content.get("head_slicing", CONTIGUOUS)
         if slicing not in (PER_HEAD, CONTIGUOUS):
             raise ElasticSpaceError(
@@ -55,9 +72,10 @@ class ElasticSpec:
     def from_file(cls, path: Path) -> "ElasticSpec":
         """Read a file; raises `ElasticSpaceError` if it is not JSON."""
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+            content = parse_json(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ElasticSpaceError(f"{path}: not JSON ({error}): restore the file from its source") from error
+        return cls.from_json(content, str(path))
 
     @property
     def dataset(self) -> str:

@@ -262,6 +262,28 @@ def test_other_files_are_never_changed(tmp_path):
         (lambda line: json.dumps({**json.loads(line), "accuracy": "high"}), "line 2.*accuracy='high'"),
         (lambda line: json.dumps({**json.loads(line), "attention": []}), "line 2"),
         (lambda line: json.dumps({**json.loads(line), "hidden": None}), "line 2"),
+        (lambda line: line[:-1] + ', "accuracy": 0.99}', "line 2.*'accuracy' is given twice"),
+        *[
+            (lambda line, change=change: json.dumps({**json.loads(line), **change}), f"line 2: .*{said}")
+            for change, said in (
+                ({"accuracy": 1.5}, "accuracy=1.5"),
+                ({"accuracy": True}, "accuracy=True"),
+                ({"accuracy": math.nan}, "accuracy=nan"),
+                ({"low": 0.5, "accuracy": 0.4, "high": 0.6}, "accuracy=0.4 outside 0.5 to 0.6"),
+                ({"low": -0.1}, "low=-0.1"),
+                ({"f1": 2}, "f1=2"),
+                ({"loss": -1.0}, "loss=-1.0"),
+                ({"examples": 0}, "examples=0"),
+                ({"parameters": -5}, "parameters=-5"),
+                ({"macs": -1}, "macs=-1"),
+                ({"weight_bytes": True}, "weight_bytes=True"),
+                ({"hidden": 0}, "a width of 0"),
+                ({"hidden": 48.5}, "a width of 48.5"),
+                ({"ffn": [64, -7, 64]}, "a width of -7"),
+                ({"attention": ["48", 48, 48]}, "a width of '48'"),
+                ({"attention": [48, 48]}, "2 attention widths and 3 FFN widths"),
+            )
+        ],
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, damage, named):

@@ -637,3 +637,72 @@ def test_an_attention_that_cannot_be_is_not_blamed_on_a_file(folder, given):
 def test_arguments_that_there_are_not_are_named(folder, given):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{given}'"):
         Supernet.from_pretrained(folder, **{given: 7})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("atten_out_spaces", "atten_out_space"),
+        ("attn_out_space", "atten_out_space"),
+        ("inter_hiden_space", "inter_hidden_space"),
+        ("Residual_hidden_space", "residual_hidden_space"),
+        ("headslicing", "head_slicing"),
+        ("widths", None),
+    ],
+)
+@pytest.mark.parametrize("inside_config", [False, True])
+def test_a_misspelt_key_of_the_space_is_refused(folder, wrong, meant, inside_config):
+    content = json.loads((folder / SPACE_FILE).read_text()) | {wrong: [48]}
+    (folder / SPACE_FILE).write_text(json.dumps(content))
+    if inside_config:
+        (folder / SPACE_FILE).unlink()
+        _edit(folder / CONFIG, elastic_config=content)
+    with pytest.raises(ElasticSpaceError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, f"unknown key '{wrong}'", "correct or remove it; known are atten_out_space, ")
+    assert ("probably meant as" in str(error.value)) == (meant is not None)
+    assert meant is None or f"probably meant as {meant!r}" in str(error.value)
+
+
+@pytest.mark.parametrize(("file", "key"), [(SPACE_FILE, "residual_hidden_space"), (CONFIG, "num_hidden_layers")])
+def test_a_key_given_twice_is_refused(folder, file, key):
+    content = json.loads((folder / file).read_text())
+    text = json.dumps(content)
+    (folder / file).write_text(text[:-1] + f', "{key}": {json.dumps(content[key])}}}')
+    with pytest.raises((CheckpointError, ElasticSpaceError)) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder / file), f"the key '{key}' is given twice")
+
+
+def test_the_keys_of_published_files_are_read(folder):
+    content = json.loads((folder / SPACE_FILE).read_text())
+    (folder / SPACE_FILE).write_text(json.dumps(content | {"out_hidden_space": [48, 24]}))
+    assert Supernet.from_pretrained(folder).space == ElasticSpec.from_json(content, "test").space(
+        Supernet.from_pretrained(folder).full, 4
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": 5},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": "4"},
+        {"num_hidden_layers": 0},
+        {"num_hidden_layers": 2.5},
+        {"hidden_size": -48},
+        {"intermediate_size": [64]},
+        {"layer_norm_eps": "x"},
+        {"hidden_act": "none"},
+        {"patch_size": 0},
+        {"patch_size": 5},
+        {"num_channels": 0},
+        {"id2label": None},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_network_are_refused_by_file(folder, change):
+    _edit(folder / CONFIG, **change)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    _says(error, str(folder))
