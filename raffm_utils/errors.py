@@ -1,5 +1,8 @@
 """The errors of this package: each message names the value, the limit and the remedy."""
 
+import operator
+from typing import SupportsIndex
+
 
 class RaffmError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -35,3 +38,18 @@ class DeploymentError(RaffmError):
 
 class FleetError(RaffmError):
     """A table of device classes is malformed, or measurements do not belong to the plan they are given to."""
+
+
+def whole_number(error: type[RaffmError], least: int | None = None, **values: SupportsIndex) -> int:
+    """The single value given by keyword as an integer of Python's own, which unlike numpy's never overflows.
+
+    Raises `error` for what is no whole number, or is below `least`.
+    """
+    ((name, value),) = values.items()
+    try:
+        number = operator.index(value)
+    except TypeError as reason:
+        raise error(f"{name}={value!r}: give a whole number") from reason
+    if least is not None and number < least:
+        raise error(f"{name}={number}: give at least {least}")
+    return number

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import DataError
+from ..errors import DataError, whole_number
 from .encoding import Encoding, digest, encode_cached
 from .sources import DATASETS, VALIDATION_FILE, has_validation, read_published
 
@@ -103,16 +103,14 @@ class Split(torch.utils.data.Dataset[dict[str, Any]]):
 
     def grouped(self, order: torch.Tensor, batch_size: int, batches: int = 4) -> torch.Tensor:
         """The same order, except that every few batches are sorted by length, which saves most of the padding."""
-        parts = self._positions(order).split(batch_size * batches)
+        parts = self._positions(order).split(whole_number(DataError, 1, batch_size=batch_size) * batches)
         return torch.cat([part[self._encoded().order(self.rows[part])] for part in parts]) if len(order) else order
 
     def batches(
         self, batch_size: int, order: torch.Tensor | None = None
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         """(model inputs, labels) in the given order; by default as stored, sentences from short to long."""
-        encoded = self._encoded()
-        if batch_size < 1:
-            raise DataError(f"batch size {batch_size} is below 1")
+        encoded, batch_size = self._encoded(), whole_number(DataError, 1, batch_size=batch_size)
         positions = encoded.order(self.rows) if order is None else self._positions(order)
         # Not a generator function: a wrong argument is reported here, not at the first batch.
         parts = positions.split(batch_size) if len(positions) else ()
@@ -143,6 +141,7 @@ def load_split(name: str, split: str, *, limit: int | None = None, processor: An
         raise DataError(f"unknown dataset {name!r}; known are {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r} of {name}; known are {', '.join(SPLITS)}")
+    limit = None if limit is None else whole_number(DataError, limit=limit)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit} leaves no example of {name}/{split}; give 1 or more, or None for all")
     spec = DATASETS[name]

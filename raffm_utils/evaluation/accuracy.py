@@ -12,7 +12,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from ..data import DATASETS
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, SweepError, whole_number
 from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
 from .answers import class_names, in_eval_mode, logits_of
@@ -155,6 +155,7 @@ def sweep(
 
     _check_independence(supernet, data)
     path, costs = Path(path), {config: supernet.cost(config) for config in configs}
+    seed = None if seed is None else whole_number(SweepError, seed=seed)
     belongs: dict[str, Any] = {
         "fingerprint": supernet.fingerprint(),
         "dataset": data.name,

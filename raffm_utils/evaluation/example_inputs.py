@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import ElasticSpaceError
+from ..errors import ElasticSpaceError, whole_number
 from ..space import family_of
 
 
@@ -13,13 +13,14 @@ def example_inputs(
     model: PreTrainedModel, batch_size: int, tokens: int | None, padding: int = 0
 ) -> dict[str, torch.Tensor]:
     """Reproducible random inputs; texts have `tokens` tokens, of which the first text uses `padding` fewer."""
-    at_least_1(batch_size=batch_size)
+    batch_size = whole_number(ElasticSpaceError, 1, batch_size=batch_size)
     config: Any = model.config
     family, generator = family_of(config.model_type), torch.Generator().manual_seed(0)
     if family.is_image:
         size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
         pixels = torch.randn(batch_size, config.num_channels, *size, generator=generator)
         return {"pixel_values": pixels.to(model.device, model.dtype)}
+    tokens = None if tokens is None else whole_number(ElasticSpaceError, tokens=tokens)
     if tokens is None or not 0 < tokens <= family.positions(config):
         raise ElasticSpaceError(f"tokens={tokens}: a text model is timed at 1 to {family.positions(config)} tokens")
     ids = torch.randint(config.vocab_size - 1, (batch_size, tokens), generator=generator)
@@ -27,11 +28,3 @@ def example_inputs(
     mask = torch.ones_like(ids)
     mask[0, tokens - padding :] = 0
     return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-
-
-def at_least_1(**values: int) -> int:
-    """Return the single value given by keyword; raises `ElasticSpaceError` if it is below 1."""
-    ((name, value),) = values.items()
-    if value < 1:
-        raise ElasticSpaceError(f"{name}={value}: give at least 1")
-    return value

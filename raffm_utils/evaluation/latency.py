@@ -18,12 +18,12 @@ import transformers
 from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
-from ..errors import ElasticSpaceError, RaffmError
+from ..errors import ElasticSpaceError, RaffmError, whole_number
 from ..files import cache_folder, write_atomically
 from ..space import AffineLatency, ElasticSpace, SubmodelConfig, Timed, spread_over_size
 from ..supernet import Supernet
 from .answers import in_eval_mode
-from .example_inputs import at_least_1, example_inputs
+from .example_inputs import example_inputs
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def timed_ms(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], threads
     timer = Timer(
         "run()",
         globals={"run": torch.inference_mode()(lambda: model(**inputs))},
-        num_threads=at_least_1(threads=threads),
+        num_threads=whole_number(ElasticSpaceError, 1, threads=threads),
     )
     return [1000 * time for time in timer.blocked_autorange(min_run_time=seconds).times]
 

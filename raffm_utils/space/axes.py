@@ -1,13 +1,14 @@
 """The building blocks of an axis table, and how a table applies to a concrete network."""
 
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
-from ..errors import CheckpointError, ElasticSpaceError
+from ..errors import CheckpointError, ElasticSpaceError, whole_number
 
 if TYPE_CHECKING:  # budgets and counts need no torch, which takes seconds to import
     import torch
@@ -210,6 +211,7 @@ class SubmodelConfig:
     """The widths of one submodel: one hidden width, and attention and FFN widths for every layer.
 
     A width of 0 leaves the block out: the residual stream passes it by. Elastic depth is the case of both in a layer.
+    Widths may be given as any kind of whole numbers and any kind of sequence.
 
     Example:
         >>> config = SubmodelConfig(hidden=48, attention=(48, 32), ffn=(64, 40))
@@ -222,6 +224,9 @@ class SubmodelConfig:
     ffn: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", whole_number(ElasticSpaceError, hidden=self.hidden))
+        for name in ("attention", "ffn"):
+            object.__setattr__(self, name, _whole_widths(name, getattr(self, name)))
         if len(self.attention) != len(self.ffn) or not self.attention:
             raise ElasticSpaceError(
                 f"{len(self.attention)} attention widths and {len(self.ffn)} FFN widths: give one of each per layer"
@@ -246,21 +251,20 @@ class SubmodelConfig:
         """
         try:
             rows = [arc[f"layer_{i + 1}"] for i in range(len(arc))]
-            attention = tuple(int(row["atten_out"]) for row in rows)
-            ffn = tuple(int(row["inter_hidden"]) for row in rows)
-        except (KeyError, TypeError, ValueError) as error:
+            attention, ffn = ([row[key] for row in rows] for key in ("atten_out", "inter_hidden"))
+        except (KeyError, TypeError) as error:
             raise ElasticSpaceError(
                 f"not a published architecture ({error!r}): expected layer_1 ... layer_N, each with "
                 "'atten_out', 'inter_hidden' and 'residual_hidden'"
             ) from error
-        found = {int(row["residual_hidden"]) for row in rows if "residual_hidden" in row}
+        found = {row["residual_hidden"] for row in rows if "residual_hidden" in row}
         found = found or ({hidden} if hidden is not None else set())
         if len(found) != 1:
             raise ElasticSpaceError(
                 f"'residual_hidden' is {sorted(found) or 'missing'}: a network has one hidden width; "
                 "give every layer the same, or pass hidden=..."
             )
-        return cls(found.pop(), attention, ffn)
+        return cls(found.pop(), tuple(attention), tuple(ffn))
 
     def to_arc(self) -> dict[str, dict[str, int]]:
         """The published form; inverse of `from_arc`."""
@@ -268,3 +272,10 @@ class SubmodelConfig:
             f"layer_{i + 1}": {"atten_out": a, "inter_hidden": f, "residual_hidden": self.hidden}
             for i, (a, f) in enumerate(zip(self.attention, self.ffn, strict=True))
         }
+
+
+def _whole_widths(name: str, widths: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, widths))
+    except TypeError as error:
+        raise ElasticSpaceError(f"{name}={widths!r}: give a whole number for every layer") from error

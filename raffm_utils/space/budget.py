@@ -1,10 +1,12 @@
 """Budgets: joint limits on costs."""
 
+import contextlib
 import math
+import operator
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..errors import InfeasibleBudget
+from ..errors import InfeasibleBudget, whole_number
 from .axes import Totals
 
 METRICS = ("parameters", "macs", "weight_bytes", "encoder_parameters")  # counted for every supernet
@@ -55,7 +57,11 @@ class Budget:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is not None and not (0 <= value < math.inf):
+            if value is None:
+                continue
+            value = whole_number(InfeasibleBudget, tokens=value) if item.name == "tokens" else _number(item.name, value)
+            object.__setattr__(self, item.name, value)
+            if not 0 <= value < math.inf:
                 raise InfeasibleBudget(f"{item.name}={value}: give a finite number of at least 0, or None for no limit")
 
     def limits(self) -> dict[str, tuple[int | None, int | None]]:
@@ -69,6 +75,16 @@ class Budget:
                     None if high is None else min(math.floor(_whole(metric, high)), _UNBOUNDED),
                 )
         return found
+
+
+def _number(name: str, value: Any) -> int | float:
+    """A number of Python's own: those of numpy may overflow."""
+    try:
+        with contextlib.suppress(TypeError):
+            return operator.index(value)
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InfeasibleBudget(f"{name}={value!r}: give a number, or None for no limit") from error
 
 
 def _whole(metric: str, value: float) -> float:

@@ -1,6 +1,7 @@
 """Reads `elastic_space.json`, published files and our own; errors are reported before any work is done."""
 
 import difflib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,19 +151,23 @@ def _choices(content: Mapping[str, Any], key: str, source: str, *, per_layer: bo
     if value in (None, "None"):
         return None
     least = 0 if per_layer else 1
-    if per_layer and isinstance(value, list) and value and all(isinstance(part, list) for part in value):
+    value = value if isinstance(value, list | tuple) else [value]
+    if per_layer and value and all(isinstance(part, list | tuple) for part in value):
         return tuple(_widths(part, key, source, least) for part in value)
-    return _widths(value if isinstance(value, list) else [value], key, source, least)
+    return _widths(value, key, source, least)
 
 
-def _widths(value: list[Any], key: str, source: str, least: int) -> Widths:
-    good = all(isinstance(width, int) and not isinstance(width, bool) and width >= least for width in value)
-    if not value or not good:
+def _widths(value: Sequence[Any], key: str, source: str, least: int) -> Widths:
+    try:
+        widths = [-1 if isinstance(width, bool) else operator.index(width) for width in value]
+    except TypeError:
+        widths = []
+    if not widths or min(widths) < least:
         raise ElasticSpaceError(
             f"{source}: {key}={_short(value)}: give a list of positive whole numbers"
             + (", and 0 where the block may be left out" if least == 0 else "")
         )
-    return tuple(sorted(set(value), reverse=True))
+    return tuple(sorted(set(widths), reverse=True))
 
 
 def _short(value: object) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..errors import CheckpointError, ElasticSpaceError
+from ..errors import CheckpointError, ElasticSpaceError, whole_number
 from ..space import AffineLatency, Axis, Cost, CostModel, ElasticSpace, Family, Parameter, Role, SubmodelConfig
 from . import checkpoints
 from .rebuild import Nothing, constructed_state, rebuild
@@ -111,7 +111,7 @@ class Supernet:
         `tokens` replaces `Supernet.tokens` for this call; image models ignore both.
         """
         self.check(config)
-        return self.costs.cost(config, tokens)
+        return self.costs.cost(config, None if tokens is None else whole_number(ElasticSpaceError, 1, tokens=tokens))
 
     @property
     def tokens(self) -> int | None:

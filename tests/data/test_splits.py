@@ -183,8 +183,11 @@ def test_order_subset_and_trainer_collation() -> None:
     for wrong in ([30], [-1], [0.5], [True] * 30, [[1]]):
         with pytest.raises(DataError, match="0 to 29"):
             split.subset(wrong)
-    with pytest.raises(DataError, match="batch size 0"):
+    with pytest.raises(DataError, match="batch_size=0: give at least 1"):
         split.batches(0)
+    with pytest.raises(DataError, match=r"batch_size=2\.5: give a whole number"):
+        split.batches(2.5)
+    assert len(next(split.batches(np.uint8(7)))[1]) == 7
 
 
 def test_train_and_validation_are_disjoint_and_recorded() -> None:

@@ -221,6 +221,20 @@ def test_nothing_is_measured_twice(tmp_path, counted):
     assert len(path.read_text().splitlines()) == 4
 
 
+def test_numbers_of_numpy_are_stored_and_found_again(tmp_path, counted):
+    supernet, data, path = make_supernet("vit"), make_split(), tmp_path / "rows.jsonl"
+    plain = some_configs(supernet, 3)
+    typed = [SubmodelConfig(np.int32(c.hidden), np.array(c.attention), list(c.ffn)) for c in plain]
+    rows = sweep(supernet, typed, data, path, seed=np.int64(5), progress=False)
+    assert [row.config for row in rows] == plain
+    assert [row.seed for row in read_sweep(path)] == [5] * 3
+    counted.clear()
+    assert sweep(supernet, plain, data, path, progress=False) == rows
+    assert not counted
+    with pytest.raises(SweepError, match="seed=<"):
+        sweep(supernet, plain, data, path, seed=object(), progress=False)
+
+
 @pytest.mark.parametrize("cut", ["inside", "one byte", "before the line end", "zeros"])
 def test_a_last_line_that_was_cut_off(tmp_path, counted, cut):
     supernet, path = make_supernet("vit"), tmp_path / "rows.jsonl"

@@ -531,3 +531,19 @@ def test_fingerprint_tells_weights_and_slicing_apart():
     with torch.no_grad():
         one.model.classifier.bias[0] += 1e-6
     assert one.fingerprint() != prints[0]
+
+
+def test_widths_of_numpy_are_extracted_and_offered_like_others(kind_and_supernet):
+    kind, supernet = kind_and_supernet
+    plain = supernet.space.smallest()
+    typed = SubmodelConfig(np.int64(plain.hidden), np.array(plain.attention), list(plain.ffn))
+    assert typed in supernet.space
+    model = supernet.extract(typed)
+    assert model.config.to_dict() == supernet.extract(plain).config.to_dict()
+    assert torch.equal(_logits(model, make_inputs(kind)), _logits(supernet.extract(plain), make_inputs(kind)))
+    offered = ElasticSpec.from_json({"inter_hidden_space": (np.int32(64), np.int16(7))}, "test")
+    assert offered.ffn == (64, 7)
+    assert {type(width) for width in offered.ffn} == {int}
+    assert ElasticSpec.from_json(supernet.spec.to_json(), "test") == ElasticSpec(
+        "test", **{key: value for key, value in vars(supernet.spec).items() if key != "source"}
+    )
