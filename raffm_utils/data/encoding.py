@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -55,6 +56,16 @@ def token_ids(tokenizer: Any, sentences: list[str], limit: int | None = None) ->
 def whole_signs(text: str) -> str:
     """The text with U+FFFD in place of every half surrogate pair, which is no sign and which no tokenizer takes."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def per_channel(value: Any) -> list[float]:
+    """A mean or standard deviation of a processor for red, green and blue; one number stands for all three."""
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (3,)):
+        raise DataError(
+            f"{value!r} is no mean or deviation of pixels in red, green and blue: give one number, or three"
+        )
+    return np.broadcast_to(numbers, 3).astype(float).tolist()
 
 
 def upright_rgb(image: Any) -> Any:
@@ -142,8 +153,8 @@ class Pixels:
         if self.processor.do_rescale:
             values *= self.processor.rescale_factor
         if self.processor.do_normalize:
-            values -= torch.tensor(self.processor.image_mean).view(-1, 1, 1)
-            values /= torch.tensor(self.processor.image_std).view(-1, 1, 1)
+            values -= torch.tensor(per_channel(self.processor.image_mean)).view(-1, 1, 1)
+            values /= torch.tensor(per_channel(self.processor.image_std)).view(-1, 1, 1)
         return {"pixel_values": values}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import MAX_TOKENS, token_limit
+from ..data import MAX_TOKENS, per_channel, token_limit
 from ..errors import DeploymentError
 from .graphs import require
 
@@ -54,8 +54,8 @@ def _image_settings(processor: Any) -> dict[str, Any]:
         "width": width,
         "resample": int(processor.resample),
         "scale": float(processor.rescale_factor) if processor.do_rescale else 1.0,
-        "mean": list(processor.image_mean) if processor.do_normalize else [0.0] * 3,
-        "std": list(processor.image_std) if processor.do_normalize else [1.0] * 3,
+        "mean": per_channel(processor.image_mean) if processor.do_normalize else [0.0] * 3,
+        "std": per_channel(processor.image_std) if processor.do_normalize else [1.0] * 3,
     }
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (31, 45, 3), dtype=np.uint8)) for _ in range(2)]

@@ -77,9 +77,10 @@ def picture(kind: str) -> Image.Image:
     return made
 
 
-def both_ways(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def both_ways(path: Path, processor=None) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of a file in the data pipeline, which accuracies are measured with, and in predict.py."""
-    processor = transformers.ViTImageProcessorPil(size={"height": 16, "width": 16}, resample=2, do_convert_rgb=True)
+    size = {"height": 16, "width": 16}
+    processor = processor or transformers.ViTImageProcessorPil(size=size, resample=2, do_convert_rgb=True)
     features = datasets.Features({"image": datasets.Image()})
     raw = datasets.Dataset.from_dict({"image": [{"bytes": path.read_bytes(), "path": None}]}, features=features)
     measured = Pixels.restore(Pixels.encode(raw, processor), 1, processor).batch(torch.arange(1))["pixel_values"]
@@ -120,6 +121,20 @@ def test_pictures_of_more_than_8_bits_are_refused_alike(kind, tmp_path):
     path.write_bytes(path.read_bytes()[:30])
     with pytest.raises(SystemExit, match=r"a\.tif cannot be read"):
         read(str(path))
+
+
+@pytest.mark.parametrize("mean", [0.4, np.float32(0.4), (0.4, 0.4, 0.4)])
+def test_one_number_stands_for_all_channels(mean, tmp_path):
+    size = {"height": 16, "width": 16}
+    picture("RGB").save(tmp_path / "a.png")
+    processors = [transformers.ViTImageProcessorPil(size=size, image_mean=m, image_std=0.2) for m in (mean, [0.4] * 3)]
+    (measured, answered), (wanted, _) = (both_ways(tmp_path / "a.png", processor) for processor in processors)
+    np.testing.assert_allclose(measured, wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answered, wanted, rtol=0, atol=1e-5)
+    for wrong in ([0.1, 0.2], [0.4], "0.4", None):
+        processors[0].image_mean = wrong
+        with pytest.raises(DataError, match=r"is no mean or deviation of pixels .*: give one number, or three"):
+            settings_of(processors[0])
 
 
 def test_processors_that_do_more_are_refused():
