@@ -279,7 +279,7 @@ def test_given_axes_are_used(draw: Callable[..., Any]):
 
 
 def test_a_class_has_its_own_colour_and_a_preset_always_the_same():
-    assert len(set(class_colours([*PRESETS, "phone", "watch"]).values())) == 7
+    assert len(set(class_colours([*PRESETS, "watch"]).values())) == 8
     assert class_colours(["phone", "V100"])["V100"] == class_colours(PRESETS)["V100"]
 
 
