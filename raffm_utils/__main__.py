@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     train_parser = commands.add_parser("train", help="train a named checkpoint, resumably; without a name, list them")
     train_parser.add_argument("name", nargs="?")
+    train_parser.add_argument("--folder", type=Path, help="where to write it; by default over the bundled one")
     deploy_parser = commands.add_parser("deploy", help="pick a submodel inside a budget, export and verify it")
     deploy_parser.add_argument("--checkpoint", required=True, help="a bundled checkpoint, a folder, or a hub id")
     for metric in (*METRICS, LATENCY, PEAK):
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             budget = Budget(**limits, tokens=options.tokens)
             deploy(options.checkpoint, budget, options.out, options.formats, options.examples)
         else:
-            train(options.name)
+            train(options.name, options.folder)
     except RaffmError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -67,15 +68,15 @@ def _amount(text: str) -> float:
     return float(text.rstrip("KMGkmg")) * factors.get(text[-1:].upper(), 1)
 
 
-def train(name: str | None) -> None:
-    """Train a named checkpoint, or list the names."""
+def train(name: str | None, folder: Path | None = None) -> None:
+    """Train a named checkpoint into a folder, by default over the bundled one; or list the names."""
     from .federated import named_checkpoints
 
     if name is None:
         print("give a name, as in: make train NAME=" + next(iter(named_checkpoints.RECIPES)))
         print("\n".join(f"  {known}" for known in named_checkpoints.RECIPES))
         return
-    print(f"wrote {named_checkpoints.train(name)}")
+    print(f"wrote {named_checkpoints.train(name, folder)}")
 
 
 def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | None, examples: int) -> None:

@@ -74,9 +74,11 @@ def test_train_with_an_unknown_name_ends_with_a_message_and_no_traceback():
 
 
 def test_train_says_what_it_wrote(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(recipes, "train", lambda name: tmp_path / name)
+    monkeypatch.setattr(recipes, "train", lambda name, folder: (folder or tmp_path) / name)
     assert commands.main(["train", "tiny"]) == 0
     assert capsys.readouterr().out == f"wrote {tmp_path / 'tiny'}\n"
+    assert commands.main(["train", "tiny", "--folder", str(tmp_path / "other")]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'other' / 'tiny'}\n"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_train_says_what_it_wrote(monkeypatch, capsys, tmp_path):
     [(TrainingError("too bad"), 1, "TrainingError: too bad"), (KeyboardInterrupt(), 130, "goes on from here")],
 )
 def test_stops_are_exit_codes(monkeypatch, capsys, error: BaseException, code: int, message: str):
-    def fail(name):
+    def fail(name, folder):
         raise error
 
     monkeypatch.setattr(recipes, "train", fail)

@@ -36,6 +36,7 @@ class Task(NamedTuple):
     learning_rate: float
     seed: tuple[int, ...]
     moments: Moments | None = None  # of Adam, by the same names, to go on from; None: it starts afresh
+    steps: int | None = None  # batches in a local epoch at most; None: as many as the recipe says
     patches: int | None = None  # how many random patches of each image it sees, drawn again every time; None: all
 
 
@@ -48,8 +49,17 @@ def local_update(own: Supernet, task: Task, data: Split, recipe: Recipe) -> Upda
     adam = make_adam(own.model, recipe, task.learning_rate)
     if task.moments is not None:
         _go_on(adam, named, task.moments)
-    warm = task.moments is not None
-    loss = fit(own.model, data, recipe, adam, generator, patches=task.patches, students=students, warm=warm)
+    loss = fit(
+        own.model,
+        data,
+        recipe,
+        adam,
+        generator,
+        steps=task.steps,
+        patches=task.patches,
+        students=students,
+        warm=task.moments is not None,
+    )
     moments = _moments(adam, named, task.moments) if recipe.carry_moments else None
     state = {name: p.detach() for name, p in named.items()}
     return Update(task.config, state, len(data), loss, client_weight(data, recipe), moments)
@@ -92,30 +102,35 @@ def fit(
     adam: torch.optim.AdamW,
     generator: torch.Generator,
     *,
+    steps: int | None = None,
     patches: int | None = None,
     students: Students | None = None,
     warm: bool = False,
 ) -> float:
     """Train what is trainable of a model, in place, as the recipe says; returns the mean loss.
 
-    With `patches`, it sees that many random patches of each image, drawn again every time; `students` learn from its
-    answers to every batch. Rates rise over the first steps unless `adam` is `warm`. The mode stays as it is, eval for
-    clients: dropout would draw from the global generator, and runs could not be repeated.
+    It takes at most `steps` batches in a local epoch, by default as many as the recipe says. With `patches`, it sees
+    that many random patches of each image, drawn again every time; `students` learn from its answers to every batch.
+    Rates rise over the first steps unless `adam` is `warm`. The mode stays as it is, eval for clients: dropout would
+    draw from the global generator, and runs could not be repeated.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    steps = recipe.local_steps if steps is None else steps
     warmup = 1 if warm else max(1, recipe.local_warmup_steps)
     counts = _label_counts(data)
     balance = len(data) / counts.count_nonzero() / counts.clamp(min=1) if recipe.balance_labels else None
-    total, steps = 0.0, 0
+    total, done = 0.0, 0
     with fewer_patches(model, patches, generator):
         for _ in range(recipe.local_epochs):
             order = torch.randperm(len(data), generator=generator)
-            if recipe.local_steps is not None:
-                order = order[: recipe.local_steps * recipe.batch_size]
+            if steps is not None:
+                while recipe.more_steps > 1 and len(order) < steps * recipe.batch_size:
+                    order = torch.cat([order, torch.randperm(len(data), generator=generator)])
+                order = order[: steps * recipe.batch_size]
             order = data.grouped(order, recipe.batch_size)
             for inputs, labels in data.batches(recipe.batch_size, order):
                 for group in adam.param_groups:
-                    group["lr"] = group["rate"] * min(1.0, (steps + 1) / warmup)
+                    group["lr"] = group["rate"] * min(1.0, (done + 1) / warmup)
                 if recipe.horizontal_flip:
                     flip = torch.rand(len(labels), generator=generator) < 0.5
                     inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
@@ -131,8 +146,8 @@ def fit(
                 nn.utils.clip_grad_norm_(trained, recipe.gradient_clip)
                 adam.step()
                 adam.zero_grad()
-                total, steps = total + float(loss.detach()), steps + 1
-    return total / max(steps, 1)
+                total, done = total + float(loss.detach()), done + 1
+    return total / max(done, 1)
 
 
 def rate_share(model: nn.Module, name: str, full_rate_rms: float | None) -> float:

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data import SPLIT_SEED, Split, load_split
 from ..errors import TrainingError
 from ..evaluation import Evaluation, evaluate
 from ..files import RUNS_FOLDER, write_atomically
-from ..space import SIZE_TOKENS, family_of
+from ..space import SIZE_TOKENS, family_of, near_share
 from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
 from . import foundations
 from .classifier import calibrate_classifier, fit_classifier
@@ -22,7 +23,7 @@ from .recipe import Recipe
 from .rounds import count_run
 from .simulation import run
 
-ALIGNMENT_EXAMPLES, ROUND_EXAMPLES = 400, 300
+ALIGNMENT_EXAMPLES, FITTING_CLIENTS, ROUND_EXAMPLES = 400, 10, 500
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ class Named:
 
     dataset: str
     foundation: str  # what `foundations.foundation` takes
-    attention: tuple[int, ...]
-    ffn: tuple[int, ...]
+    attention: tuple[int, ...] | tuple[tuple[int, ...], ...]  # choices of all layers, or of each
+    ffn: tuple[int, ...] | tuple[tuple[int, ...], ...]
     hidden: tuple[int, ...]
     recipe: Recipe
     image_size: int | None = None
     classifier_scale: float = 8.0  # of the classifier that training starts from, see `fit_classifier`
     keep_means: bool = False  # whether narrowed FFNs keep the mean of their output, see `keep_ffn_means`
     then: Recipe | None = None  # a second part of the training, by the same clients
+    every: int = 1  # rounds from one look at validation to the next; a stopped run goes on from the last
+    watched: tuple[float, ...] = ()  # shares of the parameters at which a submodel is looked at too
     calibrated: bool = False  # whether the classifier is scaled at the end, see `calibrate_classifier`
 
     @property
@@ -144,9 +147,14 @@ def train(name: str, folder: Path | None = None) -> Path:
     work = sum(cost.macs for costs in counted for cost in costs)
     print(f"clients have to compute {work / 1e12:,.1f} T MACs in all")
     align(named, supernet, train_split, validation)
-    watched = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
+    few = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
+    sizes = {
+        f"{share:.0%}": near_share(supernet.space, share, "parameters", np.random.default_rng(0))
+        for share in named.watched
+    }
     for place, recipe in enumerate(named.parts):
-        results = run(supernet, train_split, watched, recipe, RUNS_FOLDER / (f"{name}-then" if place else name))
+        part = RUNS_FOLDER / (f"{name}-then" if place else name)
+        results = run(supernet, train_split, few, recipe, part, every=named.every, watched=sizes)
     if named.calibrated:
         calibrate_classifier(supernet, validation)
     # what is stored is what is measured: float16 weights, read back
@@ -173,8 +181,8 @@ def align(named: Named, supernet: Supernet, train: Split, validation: Split) -> 
     concentrate(supernet, few)
     if named.keep_means:
         keep_ffn_means(supernet, few)
-    one_round = len(train) // named.recipe.clients * named.recipe.participants
-    fit_classifier(supernet, train.subset(range(one_round)), named.classifier_scale)
+    theirs = len(train) // named.recipe.clients * FITTING_CLIENTS
+    fit_classifier(supernet, train.subset(range(min(theirs, len(train)))), named.classifier_scale)
 
 
 def start(named: Named) -> tuple[Supernet, Any]:
@@ -226,7 +234,8 @@ def checkpoint_card(
         "",
         f"Foundation model: {provenance['foundation_model']}.",
         f"Trained on {provenance['dataset']} by {recipe.clients} simulated clients,",
-        f"{recipe.participants} a round, {provenance['rounds']} rounds, system setting *{recipe.setting}*, "
+        " and then ".join(f"{part.participants} a round, {part.rounds} rounds" for part in parts)
+        + f", system setting *{recipe.setting}*, "
         + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
         "",
         f"| network | parameters | without embeddings | MACs{of} "

@@ -19,6 +19,7 @@ RULES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, float, float, torch.Te
     "even_noise": lambda total, count, present, expected, old: total / (count * expected).sqrt(),
     "all": lambda total, count, present, expected, old: (total - (present - count) * old) / present,
 }
+SIZES = ("spread", "log", "cap")
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,24 @@ class Recipe:
     # What size of network each of them trains.
     submodels: bool = True  # False: every client trains the full network
     full_participant: bool = False  # one client a round trains the full network whatever its device, as published
+    # Exactly one participant has a device of the strongest class, all others have weaker ones: a round costs little,
+    # and what only large networks have still learns in each.
+    one_strong: bool = False
+    # What the others train. "spread": the weakest device the smallest network, the rest any size up to what theirs can
+    # train, as published; "log": the logarithm of size is uniform over the same range; "cap": as much as theirs can.
+    sizes: str = "spread"
     # The cost whose share of the full network's is held against a device's cap. For text "macs": look-up tables
     # are most of the parameters and cost no computation.
     sized_by: str = "parameters"
-    # Sizes between the two ends are drawn as `uniform ** size_power` of the range: above 1, more of them are small.
+    # With "spread", sizes are drawn as `uniform ** size_power` of the range: above 1, more of them are small.
     size_power: float = 1.0
 
     # How a client trains.
     local_epochs: int = 1  # passes of a client over its data in one round
     local_steps: int | None = None  # batches in a local epoch at most, drawn anew every time; None: all its data
+    # A smaller network takes more local steps than the full one, as many as cost the same MACs, but at most so many
+    # times `local_steps`. Data that then do not suffice are used again, in a new order.
+    more_steps: float = 1.0
     batch_size: int = 32  # examples in one step of a client
     learning_rate: float = 3e-5  # of the first round; falls along a cosine over `cosine_rounds` ...
     final_learning_rate_share: float = 0.05  # ... down to this share of it
@@ -97,6 +107,10 @@ class Recipe:
         for name in (*whole, "average_rounds"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise TrainingError(f"{name}={value}: give at least 1")
+        if self.sizes not in SIZES:
+            raise TrainingError(f"sizes={self.sizes!r}: give one of {', '.join(SIZES)}")
+        if not self.more_steps >= 1 or (self.more_steps > 1 and self.local_steps is None):
+            raise TrainingError(f"more_steps={self.more_steps}: give a factor of 1 or more, above 1 with local_steps")
         if self.weighting not in WEIGHTINGS:
             raise TrainingError(f"weighting={self.weighting!r}: give one of {', '.join(WEIGHTINGS)}")
         if self.divide not in RULES:

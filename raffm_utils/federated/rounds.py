@@ -49,11 +49,11 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     """Who takes part in a round, and with which submodel.
 
     The strongest device among them gets the largest that it has room for (or the full network), the weakest the
-    smallest, each other one drawn from what it can train (`Recipe.size_power`).
+    smallest, each other one drawn from what it can train; `Recipe.sizes` and `Recipe.one_strong` change this.
     """
     space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, number])
     caps = device_caps(recipe.setting, recipe.clients)
-    chosen = rng.choice(recipe.clients, min(recipe.participants, recipe.clients), replace=False)
+    chosen = _participants(caps, recipe, rng)
     if not recipe.submodels:
         return [(client, space.largest()) for client in chosen.tolist()]
     reach = space.reach(recipe.sized_by, SIZE_TOKENS)
@@ -63,12 +63,33 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     for place, client in enumerate(chosen):
         # a device below the smallest network trains that one, rather than nothing ever
         high = most if place == 0 and recipe.full_participant else min(most, max(caps[client], least))
-        if 0 < place < len(chosen) - 1:
-            size = least + (high - least) * rng.random() ** recipe.size_power
+        if place == 0 or recipe.sizes == "cap":
+            size = high
+        elif recipe.sizes == "log":
+            size = least * (high / least) ** rng.random()
+        elif place == len(chosen) - 1:
+            size = least
         else:
-            size = least if place else high
+            size = least + (high - least) * rng.random() ** recipe.size_power
         plan.append((int(client), near_share(supernet.space, size, recipe.sized_by, rng)))
     return plan
+
+
+def _participants(caps: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
+    """The clients of a round, drawn from those with these caps."""
+    number = min(recipe.participants, recipe.clients)
+    strong, weak = np.flatnonzero(caps == caps.max()), np.flatnonzero(caps < caps.max())
+    if not recipe.one_strong or len(weak) < number - 1:
+        return rng.choice(recipe.clients, number, replace=False)
+    return np.concatenate([rng.choice(strong, 1), rng.choice(weak, number - 1, replace=False)])
+
+
+def steps_of(supernet: Supernet, recipe: Recipe, config: SubmodelConfig) -> int | None:
+    """Batches in a local epoch of a client that trains `config`; None: as many as its data make."""
+    if recipe.local_steps is None or recipe.more_steps == 1:
+        return recipe.local_steps
+    full, own = (supernet.cost(size, SIZE_TOKENS).macs or 1 for size in (supernet.space.largest(), config))
+    return round(recipe.local_steps * min(recipe.more_steps, full / own))
 
 
 BYTES_PER_VALUE = 4  # weights travel as float32, both ways
@@ -102,8 +123,10 @@ def count_round(supernet: Supernet, recipe: Recipe, number: int, examples: Seque
     for client, config in plan_round(supernet, recipe, number):
         cost = supernet.cost(config)
         sent = cost.encoder_parameters if recipe.freeze_tables else cost.parameters
-        steps = recipe.local_steps
-        trained = examples[client] if steps is None else min(examples[client], steps * recipe.batch_size)
+        steps = steps_of(supernet, recipe, config)
+        trained = examples[client] if steps is None else steps * recipe.batch_size
+        if recipe.more_steps == 1:
+            trained = min(trained, examples[client])
         one = supernet.costs.macs(config, tokens) + _students_macs(supernet, recipe, config, tokens)
         macs = TRAINING_FACTOR * one * trained * recipe.local_epochs
         up = sent * BYTES_PER_VALUE * (3 if recipe.carry_moments else 1)

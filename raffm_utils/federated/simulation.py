@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +22,7 @@ from ..space import SubmodelConfig
 from ..supernet import Supernet
 from .client import Task, client_weight, local_update
 from .recipe import Recipe
-from .rounds import partition, plan_round
+from .rounds import partition, plan_round, steps_of
 from .server import (
     Moments,
     State,
@@ -40,29 +40,42 @@ STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """One round of a run: its clients, their mean loss, and the validation accuracy of both ends of the space."""
+    """One round of a run: its clients, their mean loss, and the validation accuracy of both ends of the space.
+
+    Accuracies are None in rounds that were not looked at. `watched` are those of other submodels, by name.
+    """
 
     round: int  # from 1
     learning_rate: float
     clients: int  # whose updates were used
     loss: float
     refused: dict[str, str] = field(default_factory=dict)  # number of a client -> why its update was not used
-    full: float
-    smallest: float
+    full: float | None = None
+    smallest: float | None = None
+    watched: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A line of the log; `RoundResult(**line)` is its inverse."""
-        return {key: value for key, value in asdict(self).items() if key != "refused" or value}
+        return {key: value for key, value in asdict(self).items() if value not in (None, {})}
 
 
 def run(
-    supernet: Supernet, train: Split, validation: Split, recipe: Recipe, folder: Path, *, workers: int = 2
+    supernet: Supernet,
+    train: Split,
+    validation: Split,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    workers: int = 2,
+    every: int = 1,
+    watched: Mapping[str, SubmodelConfig] | None = None,
 ) -> list[RoundResult]:
     """Train `supernet` in place and return the result of every round.
 
-    After every round the server's state and a line of metrics (on `validation`, never on test) are
-    written to `folder`; a stopped run resumes from there and reaches the same weights, bit for bit.
-    `workers` clients are trained side by side, each on one core; the result does not depend on it.
+    After every round, or once in `every` rounds and after the last, the server's state and the metrics (on
+    `validation`, never on test) are written to `folder`; a stopped run resumes from there and reaches the same weights,
+    bit for bit. `workers` clients are trained side by side, each on one core; the result does not depend on it.
+    Metrics are of both ends of the space, and of the `watched` submodels.
 
     Example:
         supernet, processor = start(RECIPES["vit-small-fashion-mnist-large-budget"])
@@ -85,53 +98,66 @@ def run(
     # the weight of an average round; clients tell the server their weights, not their data
     expected = sum(client_weight(shard, recipe) for shard in shards) / recipe.clients * recipe.participants
     bar = tqdm(range(len(results), recipe.rounds), initial=len(results), total=recipe.rounds, desc="rounds")
-    for number in bar:
-        rate = learning_rate(recipe, number)
-        whole = supernet.costs.patches
-        patches = None if whole is None else recipe.patches_in(number, whole)
+    sizes = {"full": supernet.space.largest(), "smallest": supernet.space.smallest(), **(watched or {})}
 
-        def client(
-            planned: tuple[int, SubmodelConfig], number: int = number, rate: float = rate, patches: int | None = patches
-        ) -> Update:
-            client, config = planned
-            own = supernet.narrowed(config)
-            for parameter in own.parameters:
-                if parameter.table and recipe.freeze_tables:
-                    own.model.get_parameter(parameter.name).requires_grad_(False)
-            names = tuple(p.name for p in present(supernet.parameters, config))
-            go_on = narrowed_moments(supernet, moments, config) if moments and number else None
-            task = Task(config, names, rate, (recipe.seed, number, client), go_on, patches)
-            return local_update(own, task, shards[client], recipe)
+    def accuracy(config: SubmodelConfig) -> float:
+        return evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
 
-        with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+    # one pool for everything: threads of torch that wait for each other lose much time where cores are shared
+    with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+        for number in bar:
+            rate = learning_rate(recipe, number)
+            whole = supernet.costs.patches
+            patches = None if whole is None else recipe.patches_in(number, whole)
+
+            def client(
+                planned: tuple[int, SubmodelConfig],
+                number: int = number,
+                rate: float = rate,
+                patches: int | None = patches,
+            ) -> Update:
+                client, config = planned
+                own = supernet.narrowed(config)
+                for parameter in own.parameters:
+                    if parameter.table and recipe.freeze_tables:
+                        own.model.get_parameter(parameter.name).requires_grad_(False)
+                names = tuple(p.name for p in present(supernet.parameters, config))
+                go_on = narrowed_moments(supernet, moments, config) if moments and number else None
+                steps = steps_of(supernet, recipe, config)
+                task = Task(config, names, rate, (recipe.seed, number, client), go_on, steps, patches)
+                return local_update(own, task, shards[client], recipe)
+
             plan = plan_round(supernet, recipe, number)
             updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
-        server_update(supernet, momentum, updates, recipe, expected)
-        if moments:
-            moments_update(supernet, moments, updates)
-        averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
-        shown = average if averaged > 0 else {}
-        for name, mean in shown.items():
-            mean.add_((weights[name] - mean) / averaged)
-        with _replaced(weights, shown):
-            full, smallest = (
-                evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy
-                for config in (supernet.space.largest(), supernet.space.smallest())
+            averaging = [pool.submit(server_update, supernet, momentum, updates, recipe, expected)]
+            if moments:
+                averaging.append(pool.submit(moments_update, supernet, moments, updates))
+            for part in averaging:
+                part.result()
+            averaged = number + 1 - max(0, recipe.rounds - recipe.average_rounds)  # how many rounds the mean is over
+            shown = average if averaged > 0 else {}
+            for name, mean in shown.items():
+                mean.add_((weights[name] - mean) / averaged)
+            looked_at = (number + 1) % every == 0 or number + 1 == recipe.rounds
+            with _replaced(weights, shown if looked_at else {}):
+                found = dict(zip(sizes, pool.map(accuracy, sizes.values()), strict=True)) if looked_at else {}
+            loss = sum(u.loss for u in updates) / max(1, len(updates))
+            results.append(
+                RoundResult(
+                    round=number + 1,
+                    learning_rate=rate,
+                    clients=len(updates),
+                    loss=loss,
+                    refused=refused,
+                    full=found.pop("full", None),
+                    smallest=found.pop("smallest", None),
+                    watched=found,
+                )
             )
-        loss = sum(u.loss for u in updates) / max(1, len(updates))
-        results.append(
-            RoundResult(
-                round=number + 1,
-                learning_rate=rate,
-                clients=len(updates),
-                loss=loss,
-                refused=refused,
-                full=full,
-                smallest=smallest,
-            )
-        )
-        _save(folder, identity, results, kept)
-        bar.set_postfix(full=f"{full:.3f}", smallest=f"{smallest:.3f}", loss=f"{loss:.3f}")
+            if looked_at:
+                _save(folder, identity, results, kept)
+                shown_rates = {"full": results[-1].full, "smallest": results[-1].smallest, **found, "loss": loss}
+                bar.set_postfix({name: f"{rate:.3f}" for name, rate in shown_rates.items()})
     for name, mean in average.items():
         weights[name].copy_(mean)
     return results

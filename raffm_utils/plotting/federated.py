@@ -21,11 +21,12 @@ _BINS = 12
 
 
 def plot_rounds(results: "Sequence[RoundResult]", ax: "Axes | None" = None) -> "Axes":
-    """Validation accuracy of the full and the smallest network after every round of `simulation.run`; the Axes."""
+    """Validation accuracy of the full and the smallest network after the rounds of `simulation.run`; the Axes."""
     ax = ax or new_axes((7.0, 3.8))
     for size in ("full", "smallest"):
         marker, colour = _SIZES[size]
-        numbers, accuracy = [result.round for result in results], [100 * getattr(result, size) for result in results]
+        seen = [result for result in results if getattr(result, size) is not None]
+        numbers, accuracy = [result.round for result in seen], [100 * getattr(result, size) for result in seen]
         ax.plot(numbers, accuracy, marker=marker, color=colour, label=size, markersize=5)
     label_axes(ax, "Round", "Validation accuracy (%)")
     ax.legend(fontsize=9)

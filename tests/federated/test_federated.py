@@ -27,8 +27,9 @@ from raffm_utils.federated import (
     rate_share,
     server_update,
 )
+from raffm_utils.federated.rounds import steps_of
 from raffm_utils.federated.server import fault
-from raffm_utils.space import DEVICE_CAPS, SYSTEM_SETTINGS, Axis, Parameter, SubmodelConfig, Use
+from raffm_utils.space import DEVICE_CAPS, SYSTEM_SETTINGS, Axis, Parameter, SubmodelConfig, Use, near_share
 from raffm_utils.supernet import PER_HEAD, Supernet
 
 # --- aggregation ---
@@ -428,6 +429,53 @@ def test_a_text_network_can_be_sized_by_its_macs():
         assert supernet.cost(config, 32).macs <= caps[client] * most
 
 
+def test_one_participant_is_strong_and_the_others_are_not(fine: Supernet):
+    recipe = replace(PLAN, setting="large-and-small", participants=3, one_strong=True, sizes="cap")
+    strong, weak = [], []
+    for number in range(40):
+        (first, *others), clients = shares(fine, recipe, number), plan_round(fine, recipe, number)
+        assert first == (1.0, 1.0)
+        assert len({client for client, _ in clients}) == 3
+        strong.append(clients[0][0])
+        weak += [cap for _, cap in others]
+    assert len(set(strong)) > 10, "not always the same"
+    assert set(weak) == {0.05, 0.1, 0.4}
+    assert min(weak.count(cap) for cap in set(weak)) > 15, "as often as there are devices of a class"
+    alone = replace(recipe, setting="xlarge", participants=20)
+    assert len(plan_round(fine, alone, 0)) == 20, "where there are not enough weaker devices, all may be strong"
+
+
+def test_sizes_may_be_those_of_the_devices_or_spread_over_the_logarithm(fine: Supernet):
+    recipe = replace(PLAN, setting="xlarge", participants=8)
+    least = fine.space.reach("parameters")[0] / fine.space.reach("parameters")[1]
+    found = {}
+    for sizes in ("cap", "log"):
+        plans = [shares(fine, replace(recipe, sizes=sizes), number) for number in range(20)]
+        assert all(plan[0][0] == 1.0 for plan in plans), "the strongest has the largest"
+        assert all(size <= cap for plan in plans for size, cap in plan)
+        found[sizes] = [(size, cap) for plan in plans for size, cap in plan[1:]]
+    assert all(size > cap - 0.03 for size, cap in found["cap"])
+    counts = np.histogram(np.log([size for size, _ in found["log"]]), bins=4, range=(np.log(least), 0.0))[0]
+    assert counts.sum() == 140
+    assert counts.min() >= 20
+    with pytest.raises(TrainingError, match=r"sizes='big'.*spread, log, cap"):
+        replace(PLAN, sizes="big")
+
+
+def test_a_smaller_network_takes_as_many_more_steps_as_cost_the_same(fine: Supernet):
+    recipe = replace(PLAN, local_steps=8, more_steps=4.0)
+    largest, smallest = fine.space.largest(), fine.space.smallest()
+    half = near_share(fine.space, 0.5, "macs", np.random.default_rng(0))
+    assert steps_of(fine, recipe, largest) == 8
+    assert steps_of(fine, recipe, half) == 8 * fine.cost(largest, 32).macs // fine.cost(half, 32).macs == 16
+    assert steps_of(fine, recipe, smallest) == 32, "ten times would be possible"
+    assert steps_of(fine, replace(recipe, more_steps=1.0), smallest) == 8
+    assert steps_of(fine, PLAN, smallest) is None
+    for wrong in ({"more_steps": 2.0}, {"more_steps": 0.5, "local_steps": 3}):
+        with pytest.raises(TrainingError, match="more_steps="):
+            replace(PLAN, **wrong)
+
+
 def test_without_submodels_all_train_the_whole_network_and_the_same_clients_take_part(fine: Supernet):
     whole, scaled = (plan_round(fine, replace(PLAN, setting="small", submodels=on), 5) for on in (False, True))
     assert {config for _, config in whole} == {fine.space.largest()}
@@ -533,6 +581,8 @@ def test_local_warmup_starts_with_small_steps():
 class Shares(torch.nn.Module):
     """Knows nothing of its input: all that it can learn is how often labels occur."""
 
+    device = torch.device("cpu")
+
     def __init__(self) -> None:
         super().__init__()
         self.bias = torch.nn.Parameter(torch.zeros(len(LABELS)))
@@ -572,6 +622,12 @@ def test_local_steps_limit_an_epoch_to_new_draws_of_the_data():
     first, second = (torch.stack(model.seen[start : start + 48]) for start in (0, 48))
     assert len(first.unique(dim=0)) == 48, "no example twice in an epoch"
     assert not torch.equal(first, second)
+    more, again = Counting(), replace(recipe, more_steps=5.0, local_epochs=1)
+    fit(more, data, again, make_adam(more, again, 0.05), torch.Generator(), steps=15)
+    rounds = torch.stack(more.seen)
+    assert len(rounds) == 15 * RECIPE.batch_size == 240
+    assert len(rounds[:160].unique(dim=0)) == 160, "all data before any is used again"
+    assert not torch.equal(rounds[:80], rounds[160:]), "in a new order"
     assert train_locally(make_even_supernet(), recipe)[2].examples == 160, "a client counts by all that it has"
 
 

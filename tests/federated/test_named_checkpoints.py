@@ -50,7 +50,8 @@ def test_recipes_are_consistent(name: str):
 
 def test_budget_setting_and_name_agree():
     for name, named in recipes.RECIPES.items():
-        assert name.endswith(f"-{named.recipe.setting}-budget")
+        budget = named.recipe.setting.partition("-")[0]  # with smaller devices too, in "large-and-small"
+        assert name.endswith(f"-{budget}-budget")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
@@ -171,11 +172,11 @@ def test_the_model_card_tells_split_counts_and_interval(tiny):
 def test_the_test_split_is_opened_only_when_training_is_over(tiny, monkeypatch):
     run, order = recipes.run, []
 
-    def watch(supernet, train, validation, recipe, folder):
+    def watch(supernet, train, validation, recipe, folder, **options):
         order.append(list(tiny.loaded))
         assert (train.split, len(train)) == ("train", 240)
         assert (validation.split, len(validation)) == ("validation", 80)
-        return run(supernet, train, validation, recipe, folder)
+        return run(supernet, train, validation, recipe, folder, **options)
 
     monkeypatch.setattr(recipes, "run", watch)
     recipes.train("tiny", tiny.folder)
@@ -199,6 +200,14 @@ def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypa
     assert Supernet.from_pretrained(recipes.train("tiny", tmp_path / "again")).fingerprint() == expected
 
 
+def test_a_recipe_says_how_often_and_at_which_sizes_training_is_looked_at(tiny, monkeypatch, tmp_path):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", replace(TINY, every=2, watched=(0.7, 0.5)))
+    recipes.train("tiny", tiny.folder)
+    lines = [json.loads(line) for line in (tmp_path / "runs" / "tiny" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines if "full" in line] == [2, 3]
+    assert [list(line.get("watched", ())) for line in lines] == [[], ["70%", "50%"], ["70%", "50%"]]
+
+
 def test_a_second_part_goes_on_from_the_first_in_a_folder_of_its_own(tiny, monkeypatch, tmp_path, capsys):
     alone = Supernet.from_pretrained(recipes.train("tiny", tiny.folder))
     then = replace(TINY.recipe, rounds=2, size_power=3.0, learning_rate=1e-4)
@@ -206,9 +215,9 @@ def test_a_second_part_goes_on_from_the_first_in_a_folder_of_its_own(tiny, monke
     runs, rounds = [], len(list((tmp_path / "runs").iterdir()))
     run = recipes.run
 
-    def watch(supernet, train, validation, recipe, folder):
+    def watch(supernet, train, validation, recipe, folder, **options):
         runs.append((recipe, folder.name, {name: p.clone() for name, p in supernet.model.named_parameters()}))
-        return run(supernet, train, validation, recipe, folder)
+        return run(supernet, train, validation, recipe, folder, **options)
 
     monkeypatch.setattr(recipes, "run", watch)
     both = Supernet.from_pretrained(recipes.train("tiny", tmp_path / "both"))
@@ -220,7 +229,7 @@ def test_a_second_part_goes_on_from_the_first_in_a_folder_of_its_own(tiny, monke
     assert both.spec.provenance["rounds"] == 5
     assert both.spec.provenance["then"]["size_power"] == 3.0
     card = (tmp_path / "both" / "README.md").read_text(encoding="utf-8")
-    assert "5 rounds" in card
+    assert "4 a round, 3 rounds and then 4 a round, 2 rounds" in card
     assert json.loads(card.split("```json")[2].partition("```")[0]) == both.spec.provenance["then"]
 
 
@@ -278,7 +287,8 @@ def test_the_first_plan_of_a_recipe_can_be_drawn():
             else:
                 model = transformers.BertForSequenceClassification(transformers.BertConfig(**shape))
         supernet = Supernet(model, FAMILIES[model.config.model_type], recipes._spec(named, {}))
-        plan = plan_round(supernet, named.recipe, 0)
-        assert len(plan) == named.recipe.participants
-        assert plan[0][1] == supernet.space.largest()
-        assert plan[-1][1] == supernet.space.smallest()
+        for recipe in named.parts:
+            plan = plan_round(supernet, recipe, 0)
+            assert len(plan) == recipe.participants
+            assert plan[0][1] == supernet.space.largest()
+            assert recipe.sizes != "spread" or plan[-1][1] == supernet.space.smallest()

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_supernet
@@ -68,6 +69,36 @@ def test_every_round_has_a_row_of_validation_metrics(uninterrupted):
     lines = [json.loads(line) for line in (folder / simulation.LOG_FILE).read_text().splitlines()]
     assert rows == [RoundResult(**line) for line in lines]
     assert [list(line) for line in lines] == [LOGGED] * RECIPE.rounds
+
+
+def test_looking_at_every_third_round_changes_no_weight_and_a_stopped_run_goes_on_from_there(
+    tmp_path, monkeypatch, uninterrupted
+):
+    local_update, calls = simulation.local_update, []
+    watched = {"middle": make_even_supernet().space.sample(None, np.random.default_rng(3))}
+
+    def stop_in_the_fifth_round(*arguments):
+        calls.append(arguments)
+        if len(calls) > 4 * RECIPE.participants:
+            raise Stop
+        return local_update(*arguments)
+
+    monkeypatch.setattr(simulation, "local_update", stop_in_the_fifth_round)
+    with pytest.raises(Stop):
+        run_tiny(tmp_path, workers=1, every=3, watched=watched)
+    assert rounds_stored(tmp_path) == 3
+    monkeypatch.setattr(simulation, "local_update", local_update)
+    supernet, rows = run_tiny(tmp_path, every=3, watched=watched)
+    assert [row.round for row in rows if row.full is not None] == [3, 6, RECIPE.rounds]
+    for row, expected in zip(rows, uninterrupted[1], strict=True):
+        assert (row.loss, row.learning_rate) == (expected.loss, expected.learning_rate)
+        assert (row.full, row.smallest) in ((expected.full, expected.smallest), (None, None))
+        assert set(row.watched) == ({"middle"} if row.full is not None else set())
+    assert_same((supernet, []), (uninterrupted[0], []))
+    middle = evaluate(supernet.extract(watched["middle"]), learnable_split(100, 2, "validation"))
+    assert rows[-1].watched["middle"] == middle.accuracy
+    lines = [json.loads(line) for line in (tmp_path / simulation.LOG_FILE).read_text().splitlines()]
+    assert [RoundResult(**line) for line in lines] == rows
 
 
 def test_the_network_of_a_run_is_the_mean_over_its_last_rounds(tmp_path, monkeypatch, uninterrupted):

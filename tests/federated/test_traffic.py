@@ -10,6 +10,7 @@ from helpers.federated import RECIPE, learnable_split, make_even_supernet
 
 from raffm_utils.evaluation import count_macs_fvcore
 from raffm_utils.federated import Update, count_round, fewer_patches, partition, plan_round, simulation
+from raffm_utils.federated.rounds import steps_of
 from raffm_utils.supernet import Supernet
 
 
@@ -48,6 +49,7 @@ def test_macs_are_three_forward_passes_over_all_that_a_client_sees():
     for recipe, seen in (
         (RECIPE, shards),
         (replace(RECIPE, local_epochs=2, local_steps=1), [min(n, 16) for n in shards]),
+        (replace(RECIPE, local_steps=2, more_steps=1.2), None),
     ):
         for (client, config), cost in zip(
             plan_round(supernet, recipe, 0), count_round(supernet, recipe, 0, shards), strict=True
@@ -55,7 +57,8 @@ def test_macs_are_three_forward_passes_over_all_that_a_client_sees():
             model = supernet.extract(config)
             model.set_attn_implementation("eager")
             one = count_macs_fvcore(model, {"pixel_values": torch.zeros(1, 3, 16, 16)})
-            assert cost.macs == 3 * one * seen[client] * recipe.local_epochs
+            trained = 16 * (steps_of(supernet, recipe, config) or 0) if seen is None else seen[client]
+            assert cost.macs == 3 * one * trained * recipe.local_epochs
 
 
 def test_patches_that_are_left_out_are_not_counted():

@@ -76,10 +76,12 @@ def learnable_split(examples: int, seed: int, split: str = "train", name: str = 
     return Split(name, split, labels, LABELS, raw, fingerprint, torch.arange(examples), encoded)
 
 
-def run_tiny(folder: Path, *, workers: int = 2, recipe: Recipe = RECIPE) -> tuple[Supernet, list[RoundResult]]:
+def run_tiny(
+    folder: Path, *, workers: int = 2, recipe: Recipe = RECIPE, **options: Any
+) -> tuple[Supernet, list[RoundResult]]:
     """A federation from the same start every time; returns the trained supernet and its rows."""
     from raffm_utils.federated import simulation
 
     supernet = make_even_supernet()
     train, validation = learnable_split(240, 1), learnable_split(100, 2, "validation")
-    return supernet, simulation.run(supernet, train, validation, recipe, folder, workers=workers)
+    return supernet, simulation.run(supernet, train, validation, recipe, folder, workers=workers, **options)
