@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError
-from ..evaluation import Evaluation, class_names, evaluate, in_eval_mode, labels_of, logits_of
+from ..evaluation import Evaluation, check_colours, class_names, evaluate, in_eval_mode, labels_of, logits_of
 from ..files import staged
 from ..space import SubmodelConfig, family_of
 from .graphs import (
@@ -187,9 +187,10 @@ def _facts(
 def _client_settings(model: PreTrainedModel, processor: Any) -> dict[str, Any]:
     """What `predict.py` has to know, which prints the most likely class."""
     try:
+        check_colours(model)
         class_names(model)
     except CheckpointError as error:
-        raise DeploymentError(f"predict.py cannot say its answers: {error}; or export with processor=None") from error
+        raise DeploymentError(f"predict.py cannot answer for it: {error}; or export with processor=None") from error
     return settings_of(processor)
 
 

@@ -4,7 +4,7 @@
 """
 
 from .accuracy import Evaluation, ends, evaluate, sweep
-from .answers import class_names, in_eval_mode, labels_of, logits_in, logits_of
+from .answers import check_colours, class_names, in_eval_mode, labels_of, logits_in, logits_of
 from .crosscheck import Positional, count_macs_fvcore, count_macs_torch, measure_peak_activation_bytes
 from .example_inputs import example_inputs
 from .interval import Interval

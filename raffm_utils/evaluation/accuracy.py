@@ -15,7 +15,7 @@ from ..data import DATASETS
 from ..errors import CheckpointError, DataError, SweepError, whole_number
 from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
-from .answers import class_names, in_eval_mode, logits_of
+from .answers import check_colours, class_names, in_eval_mode, logits_of
 from .interval import Interval
 from .sweep_file import SweepRow, append, repair
 
@@ -88,6 +88,7 @@ def evaluate(
 def _check_fit(model: PreTrainedModel, data: "Split") -> None:
     if not len(data):
         raise DataError(f"{data.name}/{data.split} holds no examples: there is nothing to measure")
+    check_colours(model)
     named = class_names(model)
     if (given := len(named)) != (needed := len(data.label_names)):
         raise CheckpointError(

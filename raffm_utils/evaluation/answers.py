@@ -82,3 +82,12 @@ def class_names(model: Any) -> list[str]:
             "logits yourself (model(...).logits), or take a checkpoint for single-label classification"
         )
     return names
+
+
+def check_colours(model: Any) -> None:
+    """Raise `CheckpointError` for an image model that does not take red, green and blue, as all pictures are read."""
+    if (channels := getattr(model.config, "num_channels", 3)) != 3:
+        raise CheckpointError(
+            f"this {type(model).__name__} takes pictures of {channels} channels (num_channels in config.json), but "
+            "they are read as red, green and blue: take a network of 3 channels, or call the model yourself"
+        )

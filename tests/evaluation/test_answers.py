@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_split, make_supernet, write_text_checkpoint
+from helpers.federated import make_processor
 
 from raffm_utils import Supernet, evaluate, export_submodel, load_submodel, measure_latency_ms, predict
 from raffm_utils.errors import CheckpointError, DeploymentError
@@ -184,3 +185,15 @@ def test_labels_that_leave_out_a_row_of_the_classifier_are_refused():
         CheckpointError, match=r"gives logits of shape \(30, 5\), but its configuration names 4 classes"
     ):
         evaluate(model, make_split("vit", label_names=tuple("abcd")))
+
+
+def test_a_network_for_grey_pictures_is_refused_where_pictures_are_read(tmp_path):
+    supernet = make_supernet("vit", num_channels=1, id2label=dict(enumerate("abcde")))
+    model = supernet.extract(supernet.full)
+    said = r"takes pictures of 1 channels .*read as red, green and blue: take a network of 3"
+    with pytest.raises(CheckpointError, match=said):
+        evaluate(model, make_split("vit"))
+    with pytest.raises(DeploymentError, match=f"predict.py .*{said}.*or export with processor=None"):
+        export_submodel(model, tmp_path / "out", ("onnx",), processor=make_processor())
+    export_submodel(model, tmp_path / "out", ("safetensors", "pt2"))
+    measure_latency_ms(model, seconds=0.01)
