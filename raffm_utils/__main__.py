@@ -48,8 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             sweep_checkpoint(options.name, None if options.ends else options.submodels, examples, options.split)
         elif options.command == "deploy":
             limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in (*METRICS, LATENCY, PEAK)}
-            budget = Budget(**limits, tokens=options.tokens)
-            deploy(options.checkpoint, budget, options.out, options.formats, options.examples)
+            deploy(options.checkpoint, options.tokens, Budget(**limits), options.out, options.formats, options.examples)
         else:
             train(options.name, options.folder)
     except RaffmError as error:
@@ -79,7 +78,9 @@ def train(name: str | None, folder: Path | None = None) -> None:
     print(f"wrote {named_checkpoints.train(name, folder)}")
 
 
-def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | None, examples: int) -> None:
+def deploy(
+    checkpoint: str, tokens: int | None, budget: Budget, folder: Path, formats: list[str] | None, examples: int
+) -> None:
     """Pick, export and verify a submodel; a latency limit applies to one example on this machine."""
     from . import deployment
     from .evaluation import LatencyModel
@@ -87,7 +88,7 @@ def deploy(checkpoint: str, budget: Budget, folder: Path, formats: list[str] | N
     from .supernet import Supernet
 
     check_target(folder)
-    supernet = Supernet.from_pretrained(checkpoint, tokens=budget.tokens)
+    supernet = Supernet.from_pretrained(checkpoint, tokens=tokens)
     if budget.max_latency_ms is not None:
         supernet.latency = LatencyModel.fit(supernet)
         print(f"latency of this machine: median error {supernet.latency.held_out_error:.1%} on submodels held out")

@@ -39,7 +39,8 @@ def deploy(
     One of `candidates` drawn close to the limits of the budget is chosen by successive halving (`search.choose`) on
     the first half of `examples` validation examples. Every exported file is measured on the second half, which plays
     no part in the choice. With `examples=0` no data is needed: the first draw is taken, and files are compared on
-    random inputs only. Raises `InfeasibleBudget` or `DeploymentError`, before any work where possible.
+    random inputs only. A limit on the MACs of a text model needs a token count: give a `Supernet` that has one. Raises
+    `InfeasibleBudget` or `DeploymentError`, before any work where possible.
 
     Example:
         deploy("vit-small-fashion-mnist-large-budget", Budget(max_parameters=12e6), "client")
@@ -53,9 +54,7 @@ def deploy(
         raise DeploymentError(
             f"candidates={candidates}, examples={examples}: give at least 1 candidate, and 2 examples or more; or none"
         )
-    supernet = (
-        checkpoint if isinstance(checkpoint, Supernet) else Supernet.from_pretrained(checkpoint, tokens=budget.tokens)
-    )
+    supernet = checkpoint if isinstance(checkpoint, Supernet) else Supernet.from_pretrained(checkpoint)
     rng = rng or np.random.default_rng(0)
     config, *others = near_the_limit(supernet.space, budget, candidates if examples else 1, rng)
     choosing, measuring = _validation_halves(supernet, examples)

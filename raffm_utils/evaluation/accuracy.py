@@ -163,7 +163,7 @@ def sweep(
         "split": data.split,
         "examples": len(data),
         "data_fingerprint": data.fingerprint,
-        "tokens": supernet.costs.image_tokens or supernet.tokens,
+        "tokens": supernet.costs.tokens,
     }
     rows = {row.config: row for row in repair(path, belongs)}
     device, libraries = (

@@ -185,8 +185,9 @@ class LatencyModel(AffineLatency):
             if model._still_holds(supernet):
                 return model
         rng = np.random.default_rng(0) if rng is None else rng
-        chosen = _chosen(supernet.space, submodels, tokens, rng)
-        apart = [c for c in spread_over_size(supernet.space, held_out, rng, "macs", tokens) if c not in chosen]
+        space = supernet.space.under(tokens=tokens)
+        chosen = _chosen(space, submodels, rng)
+        apart = [c for c in spread_over_size(space, held_out, rng, "macs") if c not in chosen]
         times = _measure(supernet, [*chosen, *apart], batch_size, threads, tokens, seconds, rng, progress)
         timed = [tuple(Timed(config, times[config]) for config in configs) for configs in (chosen, apart)]
         model = cls(timed[0], timed[1], batch_size, threads, tokens)
@@ -204,7 +205,7 @@ class LatencyModel(AffineLatency):
         return abs(float(np.mean(ratios)) - 1) <= KEPT_BELOW
 
 
-def _chosen(space: ElasticSpace, number: int, tokens: int | None, rng: np.random.Generator) -> list[SubmodelConfig]:
+def _chosen(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
     attention, ffn = ([tuple(c[end] for c in axis) for end in (0, -1)] for axis in (space.attention, space.ffn))
     # with all blocks as narrow as they can be, which tells what a block costs from what its width does
     deep = [tuple(min(filter(None, c), default=0) for c in axis) for axis in (space.attention, space.ffn)]
@@ -214,7 +215,7 @@ def _chosen(space: ElasticSpace, number: int, tokens: int | None, rng: np.random
         for widths in (*product(attention, ffn), tuple(deep))
     ]
     corners = list(dict.fromkeys(corners))[:number]
-    spread = spread_over_size(space, number - len(corners), rng, "macs", tokens) if number > len(corners) else []
+    spread = spread_over_size(space, number - len(corners), rng, "macs") if number > len(corners) else []
     return list(dict.fromkeys([*corners, *spread]))
 
 

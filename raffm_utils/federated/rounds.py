@@ -56,7 +56,7 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     chosen = _participants(caps, recipe, rng)
     if not recipe.submodels:
         return [(client, space.largest()) for client in chosen.tolist()]
-    reach = space.reach(recipe.sized_by, SIZE_TOKENS)
+    reach = space.sized.reach(recipe.sized_by)
     least, most = (share / reach[1] for share in reach)
     chosen = chosen[np.argsort(-caps[chosen], kind="stable")]  # the largest device takes the largest network
     plan = []

@@ -136,7 +136,7 @@ def largest_submodel(space: ElasticSpace, budget: Budget | None = None, metric: 
     if metric == "peak_activation_bytes":  # no sum over layers
         raise ElasticSpaceError(f"metric={metric!r} is set by one layer alone: ask for the largest by another metric")
     budget = budget or Budget()
-    return _Search(space, _Size(space, metric, budget.tokens)).best_by_hidden(budget)[0]
+    return _Search(space, _Size(space, metric)).best_by_hidden(budget)[0]
 
 
 def pareto_front(
@@ -222,10 +222,10 @@ class _Candidate(NamedTuple):
 class _Size:
     """A cost as a score, plus a bonus for even layers that is smaller than any step of the cost."""
 
-    def __init__(self, space: ElasticSpace, metric: str, tokens: int | None) -> None:
-        space.reach(metric, tokens)  # raises where costs are not known
+    def __init__(self, space: ElasticSpace, metric: str) -> None:
+        space.reach(metric)  # raises where costs are not known
         assert space.costs is not None
-        self._affine = {hidden: space.costs.affine(hidden, tokens, (metric,))[metric] for hidden in space.hidden}
+        self._affine = {hidden: space.costs.affine(hidden, (metric,))[metric] for hidden in space.hidden}
         self._widest = {Axis.ATTENTION: space.attention, Axis.FFN: space.ffn}
 
     def base(self, hidden: int) -> float:

@@ -33,7 +33,6 @@ class Affine(NamedTuple):
 class Budget:
     """Joint limits on the costs of a submodel, bounds included; None means no limit.
 
-    `tokens` replaces `Supernet.tokens`, the sequence length that MACs and activations of a text model are counted at.
     Latencies need `supernet.latency` and are exact to the nanosecond. `Cost` explains peak activations.
 
     Example:
@@ -52,7 +51,6 @@ class Budget:
     max_latency_ms: float | None = None
     min_latency_ms: float | None = None
     max_peak_activation_bytes: float | None = None
-    tokens: int | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -1,8 +1,9 @@
 """What a submodel costs, in closed form: parameters, MACs, bytes, peak activations, latency."""
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Integral
 
@@ -99,12 +100,19 @@ class Cost:
     peak_activation_bytes: int | None = None
 
 
-class CostModel:
-    """Closed-form costs of every submodel of one network.
+@dataclass(frozen=True)
+class Conditions:
+    """What costs depend on besides the submodel: the length of a text in tokens, and a latency model."""
 
-    `image_tokens` and `patches` are None for a text model, which takes up to `positions` tokens. Its MACs need a token
-    count: `tokens` wherever no other is given. `live` are the moments of its family that can be the peak of
-    activations. `tokens` and `latency` may be set and changed at any time.
+    tokens: int | None = None
+    latency: AffineLatency | None = None
+
+
+class CostModel:
+    """Closed-form costs of every submodel of one network, under fixed `conditions`.
+
+    `image_tokens` and `patches` are None for a text model, which takes up to `positions` tokens. `live` are the moments
+    of its family that can be the peak of activations.
     """
 
     def __init__(
@@ -121,8 +129,7 @@ class CostModel:
         self.positions = positions
         self.image_tokens = None if patches is None else patches + 1
         self.bytes_per_parameter = bytes_per_parameter
-        self.latency: AffineLatency | None = None
-        self._tokens: int | None = None
+        self.conditions = Conditions()
         layers_vanish = all(p.block is not None for p in parameters if p.layer is not None)
         self._peak = PeakActivation(live, bytes_per_parameter, layers_vanish)
         # all layers share one table: a block's prices are read off the first that has it
@@ -132,64 +139,66 @@ class CostModel:
                 self._first.setdefault(p.block, p.layer)
         self._affine = lru_cache(maxsize=4096)(self._compute)
 
+    def under(self, conditions: Conditions) -> "CostModel":
+        """The same network under other conditions; images keep their own number of tokens.
+
+        Raises `ElasticSpaceError` for a token count that the model does not take.
+        """
+        tokens, most = conditions.tokens, self.positions or math.inf
+        if self.image_tokens is not None:
+            conditions = replace(conditions, tokens=None)
+        elif tokens is not None:
+            if not isinstance(tokens, Integral) or not 1 <= tokens <= most:
+                raise ElasticSpaceError(
+                    f"tokens={tokens!r}: give a whole number from 1 to {most}, the model's positions"
+                )
+            conditions = replace(conditions, tokens=int(tokens))
+        if conditions == self.conditions:
+            return self
+        twin = copy.copy(self)
+        twin.conditions = conditions
+        return twin
+
     @property
     def tokens(self) -> int | None:
-        """The token count of a text model where none is given; always None for images."""
-        return self._tokens
+        """The token count of MACs and activations; None for a text model that was given none."""
+        return self.image_tokens or self.conditions.tokens
 
-    @tokens.setter
-    def tokens(self, tokens: int | None) -> None:
-        if tokens is None or self.image_tokens is not None:
-            self._tokens = None
-            return
-        most = self.positions or math.inf
-        if not isinstance(tokens, Integral) or not 1 <= tokens <= most:
-            raise ElasticSpaceError(f"tokens={tokens!r}: give a whole number from 1 to {most}, the model's positions")
-        self._tokens = int(tokens)
-
-    def counted_at(self, tokens: int | None = None) -> int:
-        """The token count used for MACs and activations; raises `ElasticSpaceError` if a text model has none."""
-        tokens = self._known(tokens)
-        if tokens is None or tokens < 1:
-            raise ElasticSpaceError(
-                f"tokens={tokens}: MACs and activations of a text model need a token count: set supernet.tokens = 64"
-            )
+    def counted_at(self) -> int:
+        """The token count of MACs and activations; raises `ElasticSpaceError` if a text model has none."""
+        if (tokens := self.tokens) is None:
+            raise ElasticSpaceError("MACs and activations of a text model need a token count: set supernet.tokens = 64")
         return tokens
 
-    def _known(self, tokens: int | None) -> int | None:
-        return self.image_tokens or (self.tokens if tokens is None else tokens)
-
-    def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
+    def affine(self, hidden: int, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         """The named costs at one hidden width, as affine functions of `Totals`."""
         return {
-            m: self._latency(tokens).affine(hidden)
+            m: self._latency.affine(hidden)
             if m == LATENCY
-            else self._affine(m, hidden, self.counted_at(tokens) if m == "macs" else None)
+            else self._affine(m, hidden, self.counted_at() if m == "macs" else None)
             for m in metrics
         }
 
-    def peak(self, hidden: int, attention: Sequence[int], ffn: Sequence[int], tokens: int | None) -> int:
+    def peak(self, hidden: int, attention: Sequence[int], ffn: Sequence[int]) -> int:
         """Peak activation memory of one example, in bytes (see `Cost`)."""
-        return self._known_peak.bytes(hidden, attention, ffn, self.counted_at(tokens))
+        return self._known_peak.bytes(hidden, attention, ffn, self.counted_at())
 
-    def within_peak(
-        self, hidden: int, attention: Choices, ffn: Choices, tokens: int | None, limit: int
-    ) -> list[tuple[Choices, Choices]]:
+    def within_peak(self, hidden: int, attention: Choices, ffn: Choices, limit: int) -> list[tuple[Choices, Choices]]:
         """The choices of every layer that keep the peak within `limit` bytes (see `PeakActivation.within`)."""
-        return self._known_peak.within(hidden, attention, ffn, self.counted_at(tokens), limit)
+        return self._known_peak.within(hidden, attention, ffn, self.counted_at(), limit)
 
-    def cost(self, config: SubmodelConfig, tokens: int | None = None) -> Cost:
+    def cost(self, config: SubmodelConfig) -> Cost:
         """All costs of one submodel; without a token count, `macs` and `peak_activation_bytes` of text are None."""
-        tokens = self._known(tokens)
+        tokens, latency = self.tokens, self.conditions.latency
         metrics = [m for m in METRICS if m != "macs" or tokens is not None]
-        if self.latency is not None and (self.image_tokens is not None or tokens in (None, self.latency.tokens)):
+        if latency is not None and (self.image_tokens is not None or tokens in (None, latency.tokens)):
             metrics.append(LATENCY)
-        values = {m: affine(config.totals) for m, affine in self.affine(config.hidden, tokens, metrics).items()}
+        values = {m: affine(config.totals) for m, affine in self.affine(config.hidden, metrics).items()}
         macs, nanoseconds = values.pop("macs", None), values.pop(LATENCY, None)
         return Cost(
             macs=macs,
             latency_ms=None if nanoseconds is None else nanoseconds / NS_PER_MS,
-            peak_activation_bytes=self.peak(config.hidden, config.attention, config.ffn, tokens)
+            peak_activation_bytes=self.peak(config.hidden, config.attention, config.ffn)
             if tokens is not None and self._peak.live
             else None,
             **values,
@@ -205,17 +214,17 @@ class CostModel:
             raise ElasticSpaceError("peak_activation_bytes is not known: give CostModel the `live` of its family")
         return self._peak
 
-    def _latency(self, tokens: int | None) -> AffineLatency:
-        if self.latency is None:
+    @property
+    def _latency(self) -> AffineLatency:
+        if (latency := self.conditions.latency) is None:
             raise ElasticSpaceError(
                 "latency_ms is not known before it is measured: set supernet.latency = LatencyModel.fit(supernet, ...)"
             )
-        tokens = self._known(tokens)
-        if self.image_tokens is None and tokens not in (None, self.latency.tokens):
+        if self.image_tokens is None and self.tokens not in (None, latency.tokens):
             raise ElasticSpaceError(
-                f"tokens={tokens}, but latency was measured at {self.latency.tokens}: give that number, or fit again"
+                f"tokens={self.tokens}, but latency was measured at {latency.tokens}: give that number, or fit again"
             )
-        return self.latency
+        return latency
 
     def _compute(self, metric: str, hidden: int, tokens: int | None) -> Affine:
         if metric == "weight_bytes":

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
-from .budget import LATENCY, METRICS, SIZE_TOKENS, Budget
+from .budget import LATENCY, METRICS, Budget
 from .elastic_space import ElasticSpace
 from .ways import Ways, ways_of
 
@@ -22,7 +22,6 @@ def sample_between(
     high: float,
     rng: np.random.Generator,
     metric: str = "parameters",
-    tokens: int | None = None,
     *,
     never_above: bool = False,
 ) -> SubmodelConfig:
@@ -33,7 +32,7 @@ def sample_between(
     """
     step = max(1, high - low if never_above else (high - low) // 2)
     while True:  # ends: the step doubles until the whole reach is covered
-        limits: dict[str, Any] = {f"min_{metric}": max(0, low), f"max_{metric}": high, "tokens": tokens}
+        limits: dict[str, Any] = {f"min_{metric}": max(0, low), f"max_{metric}": high}
         try:
             return space.sample(Budget(**limits), rng)
         except InfeasibleBudget:
@@ -43,7 +42,7 @@ def sample_between(
 
 
 def spread_over_size(
-    space: ElasticSpace, number: int, rng: np.random.Generator, metric: str = "parameters", tokens: int | None = None
+    space: ElasticSpace, number: int, rng: np.random.Generator, metric: str = "parameters"
 ) -> list[SubmodelConfig]:
     """Draw `number` submodels spread evenly over a cost, from small to large: one uniformly from each equal part.
 
@@ -51,20 +50,21 @@ def spread_over_size(
     """
     if number < 1 or metric not in METRICS:
         raise ElasticSpaceError(f"number={number}, metric={metric!r}: give at least 1, and one of {', '.join(METRICS)}")
-    least, most = (int(end) for end in space.reach(metric, tokens))
+    least, most = (int(end) for end in space.reach(metric))
     edges = [least + (most - least) * i // number for i in range(number + 1)]
-    return [sample_between(space, low, high, rng, metric, tokens) for low, high in pairwise(edges)]
+    return [sample_between(space, low, high, rng, metric) for low, high in pairwise(edges)]
 
 
 def near_share(space: ElasticSpace, share: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
     """Draw a submodel that costs about, and at most, `share` of the full network; the smallest if none does."""
-    smallest, largest = space.reach(metric, SIZE_TOKENS)
+    space = space.sized
+    smallest, largest = space.reach(metric)
     if share >= 1:
         return space.largest()
     if share * largest <= smallest * 1.01:
         return space.smallest()
     low, high = max(0.0, share - WINDOW) * largest, share * largest
-    return sample_between(space, low, high, rng, metric, SIZE_TOKENS, never_above=True)
+    return sample_between(space, low, high, rng, metric, never_above=True)
 
 
 def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
@@ -73,7 +73,7 @@ def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.ran
     for metric in (*METRICS, LATENCY):
         high = getattr(budget, f"max_{metric}")
         if high is not None and getattr(budget, f"min_{metric}") is None:
-            _, most = space.reach(metric, budget.tokens)
+            _, most = space.reach(metric)
             bounds: dict[str, Any] = {f"min_{metric}": NEAR * min(high, most)}
             tight = tighter if space.count(tighter := replace(tight, **bounds)) else tight
     found = [space.largest()] if space.fits(space.largest(), budget) else []

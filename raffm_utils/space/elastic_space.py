@@ -1,14 +1,17 @@
 """Elastic spaces: the choices of width of a supernet, exact counts inside budgets, and exactly uniform draws."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
-from .budget import LATENCY, NS_PER_MS, PEAK, Budget
+from .budget import LATENCY, NS_PER_MS, PEAK, SIZE_TOKENS, Budget
 from .cost import CostModel
 from .inside import Inside, Limit, region
+
+REMEMBERED = 4  # budgets; what is inside one takes up to some megabytes
 
 
 @dataclass(frozen=True)
@@ -16,13 +19,14 @@ class ElasticSpace:
     """All submodels of a supernet: choices of width per axis, and per layer.
 
     A 0 among the choices of attention or FFN means that this block may be left out. Widths are kept from the largest
-    to the smallest.
+    to the smallest. A space does not change: `under` gives another one, in which other conditions hold.
     """
 
     hidden: tuple[int, ...]
     attention: tuple[tuple[int, ...], ...]
     ffn: tuple[tuple[int, ...], ...]
     costs: CostModel | None = field(default=None, compare=False, repr=False)
+    _inside: dict[Budget, Inside] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for axis, groups, least in (
@@ -76,17 +80,24 @@ class ElasticSpace:
     def inside(self, budget: Budget | None = None) -> Inside:
         """What lies inside `budget`, to be counted, drawn from and searched; it may be empty.
 
-        Made anew at every call: keep it where many are drawn from one budget.
+        What was asked for last is remembered, so that counting, drawing and searching share it.
         """
-        limits = (budget or Budget()).limits()
-        tokens = None if budget is None else budget.tokens
+        budget = budget or Budget()
+        if budget not in self._inside:
+            while len(self._inside) >= REMEMBERED:
+                self._inside.pop(next(iter(self._inside)), None)
+            self._inside[budget] = self._what_fits(budget)
+        return self._inside[budget]
+
+    def _what_fits(self, budget: Budget) -> Inside:
+        limits = budget.limits()
         _, peak = limits.pop(PEAK, (None, None))
         sets, regions = [(self.attention, self.ffn)], []
         for hidden in self.hidden:
-            affine = self._known_costs.affine(hidden, tokens, limits) if limits else {}
+            affine = self._known_costs.affine(hidden, limits) if limits else {}
             within = [Limit(affine[metric], *ends) for metric, ends in limits.items()]
             if peak is not None:
-                sets = self._known_costs.within_peak(hidden, self.attention, self.ffn, tokens, peak)
+                sets = self._known_costs.within_peak(hidden, self.attention, self.ffn, peak)
             regions += [region(hidden, *choices, within) for choices in sets]
         return Inside(regions)
 
@@ -104,27 +115,38 @@ class ElasticSpace:
             raise InfeasibleBudget(self.why_infeasible(budget or Budget()))
         return inside.draw(rng)
 
-    def reach(self, metric: str, tokens: int | None = None) -> tuple[float, float]:
-        """The smallest and largest value of one cost in this space."""
-        return self.cost_of(self.smallest(), metric, tokens), self.cost_of(self.largest(), metric, tokens)
+    def under(self, **conditions: Any) -> "ElasticSpace":
+        """This space under other `Conditions`, given by name: `space.under(tokens=32)`."""
+        costs = self._known_costs.under(replace(self._known_costs.conditions, **conditions))
+        return self if costs is self.costs else replace(self, costs=costs)
 
-    def cost_of(self, config: SubmodelConfig, metric: str, tokens: int | None = None) -> float:
+    @property
+    def sized(self) -> "ElasticSpace":
+        """This space, with a text counted at the length that sizes are compared at, or at all positions if fewer."""
+        positions = self._known_costs.positions
+        return self.under(tokens=min(SIZE_TOKENS, positions or SIZE_TOKENS))
+
+    def reach(self, metric: str) -> tuple[float, float]:
+        """The smallest and largest value of one cost in this space."""
+        return self.cost_of(self.smallest(), metric), self.cost_of(self.largest(), metric)
+
+    def cost_of(self, config: SubmodelConfig, metric: str) -> float:
         """One cost of one submodel, in closed form; an integer except for `latency_ms`."""
-        whole = self._whole_cost(config, metric, tokens)
+        whole = self._whole_cost(config, metric)
         return whole / NS_PER_MS if metric == LATENCY else whole
 
     def fits(self, config: SubmodelConfig, budget: Budget) -> bool:
         """Whether a submodel meets all limits; it need not belong to this space."""
         for metric, (low, high) in budget.limits().items():
-            cost = self._whole_cost(config, metric, budget.tokens)
+            cost = self._whole_cost(config, metric)
             if (low is not None and cost < low) or (high is not None and cost > high):
                 return False
         return True
 
-    def _whole_cost(self, config: SubmodelConfig, metric: str, tokens: int | None) -> int:
+    def _whole_cost(self, config: SubmodelConfig, metric: str) -> int:
         if metric == PEAK:
-            return self._known_costs.peak(config.hidden, config.attention, config.ffn, tokens)
-        affine = self._known_costs.affine(config.hidden, tokens, (metric,))[metric]
+            return self._known_costs.peak(config.hidden, config.attention, config.ffn)
+        affine = self._known_costs.affine(config.hidden, (metric,))[metric]
         return affine(config.totals)
 
     @property
@@ -137,7 +159,7 @@ class ElasticSpace:
         """Explain why nothing fits a budget: which limit to change, and the range the space can reach."""
         faults, reaches = [], []
         for metric, limits in budget.limits().items():
-            smallest, largest = self.reach(metric, budget.tokens)
+            smallest, largest = self.reach(metric)
             low, high = (None if x is None else x / NS_PER_MS if metric == LATENCY else x for x in limits)
             reaches.append(f"{metric} from {_text(smallest)} to {_text(largest)}")
             if high is not None and high < smallest:
@@ -146,7 +168,7 @@ class ElasticSpace:
                 faults.append(f"min_{metric}={_text(low)} is too high: lower it to {_text(largest)} or less")
         reach = "this space reaches " + ", ".join(reaches)
         if not faults:
-            asked = ", ".join(f"{k}={_text(v)}" for k, v in vars(budget).items() if v is not None and k != "tokens")
+            asked = ", ".join(f"{k}={_text(v)}" for k, v in vars(budget).items() if v is not None)
             faults = [f"nothing between these limits ({asked}): widen one of them"]
         return f"no submodel fits: {'; '.join(faults)} ({reach})"
 

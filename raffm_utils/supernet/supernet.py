@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..errors import CheckpointError, ElasticSpaceError, whole_number
+from ..errors import CheckpointError, ElasticSpaceError
 from ..space import AffineLatency, Axis, Cost, CostModel, ElasticSpace, Family, Parameter, Role, SubmodelConfig
 from . import checkpoints
 from .rebuild import Nothing, constructed_state, rebuild
@@ -42,14 +43,14 @@ class Supernet:
         self.full = read_widths(self.parameters)
         self.layers, self.hidden = len(self.full.attention), self.full.hidden
         _, self.heads, _, _ = family.widths(model.config)
-        self.costs = CostModel(
+        costs = CostModel(
             self.parameters,
             patches=family.patches(model.config),
             positions=None if family.is_image else family.positions(model.config),
             bytes_per_parameter=self._weight_size(),
             live=family.live,
         )
-        self.space: ElasticSpace = spec.space(self.full, self.heads, self.costs)
+        self.space: ElasticSpace = spec.space(self.full, self.heads, costs)
 
     @classmethod
     def from_pretrained(
@@ -111,25 +112,38 @@ class Supernet:
         `tokens` replaces `Supernet.tokens` for this call; image models ignore both.
         """
         self.check(config)
-        return self.costs.cost(config, None if tokens is None else whole_number(ElasticSpaceError, 1, tokens=tokens))
+        return (self.costs if tokens is None else self.costs_at(tokens)).cost(config)
+
+    @property
+    def costs(self) -> CostModel:
+        """The closed forms behind `cost` and `space`, under the conditions set here."""
+        assert self.space.costs is not None
+        return self.space.costs
+
+    def costs_at(self, tokens: int) -> CostModel:
+        """The closed forms at another token count; images keep their own."""
+        return self.costs.under(replace(self.costs.conditions, tokens=tokens))
 
     @property
     def tokens(self) -> int | None:
-        """The sequence length that costs of a text model are counted at; may be changed. Images have their own."""
-        return self.costs.tokens
+        """The sequence length that costs of a text model are counted at. Images have their own: None.
+
+        Setting it replaces `space` by one that counts at this length; the same goes for `latency`.
+        """
+        return self.costs.conditions.tokens
 
     @tokens.setter
     def tokens(self, tokens: int | None) -> None:
-        self.costs.tokens = tokens
+        self.space = self.space.under(tokens=tokens)
 
     @property
     def latency(self) -> AffineLatency | None:
         """The latency model behind `cost` and budgets; None until one is set (see `LatencyModel.fit`)."""
-        return self.costs.latency
+        return self.costs.conditions.latency
 
     @latency.setter
     def latency(self, model: AffineLatency | None) -> None:
-        self.costs.latency = model
+        self.space = self.space.under(latency=model)
 
     def check(self, config: SubmodelConfig) -> None:
         """Raise `ElasticSpaceError` unless `config` can be cut from this network."""

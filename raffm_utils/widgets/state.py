@@ -191,9 +191,9 @@ class ExplorerState:
         return next((item for item in reversed(self.history) if item.config == self.config), None)
 
     def cost_of(self, config: SubmodelConfig) -> Cost:
-        """All costs of a submodel at the budget's token count; a text model needs one."""
-        self.supernet.costs.counted_at(self.budget.tokens)
-        return self.supernet.cost(config, self.budget.tokens)
+        """All costs of a submodel; a text model needs a token count."""
+        self.supernet.costs.counted_at()
+        return self.supernet.cost(config)
 
     def limit(self, metric: str) -> float:
         """The limit in force; the cost of the full network where there is none."""

@@ -153,9 +153,9 @@ def test_spread_ends_where_most_parts_are_empty():
 
 
 def test_spread_over_macs_of_a_text_model():
-    space = make_supernet("bert").space
-    configs = spread_over_size(space, 5, np.random.default_rng(0), "macs", tokens=16)
-    values = [space.cost_of(config, "macs", 16) for config in configs]
+    space = make_supernet("bert").space.under(tokens=16)
+    configs = spread_over_size(space, 5, np.random.default_rng(0), "macs")
+    values = [space.cost_of(config, "macs") for config in configs]
     assert values == sorted(values)
     for arguments in ((0,), (5, np.random.default_rng(0), "speed")):
         with pytest.raises(ElasticSpaceError):

@@ -7,7 +7,7 @@ from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs, wit
 
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.evaluation import measure_peak_activation_bytes
-from raffm_utils.space import PEAK, Budget, CostModel, Live, SubmodelConfig
+from raffm_utils.space import PEAK, Budget, Conditions, CostModel, Live, SubmodelConfig
 
 # where which moment is the peak: narrow or wide attention, narrow or wide FFN
 SPACES = {
@@ -33,7 +33,7 @@ def test_closed_form_is_what_is_alive(kind_and_supernet, space):
         assert bool(inputs.get("attention_mask", torch.ones(1)).all())
         measured = measure_peak_activation_bytes(supernet.extract(config), inputs)
         assert supernet.cost(config, tokens).peak_activation_bytes == measured
-        assert supernet.space.cost_of(config, PEAK, tokens) == measured
+        assert supernet.space.under(tokens=tokens).cost_of(config, PEAK) == measured
 
 
 @pytest.mark.parametrize("hidden", [48, 12])
@@ -59,7 +59,7 @@ def test_one_layer_and_half_precision(kind):
     for config in (*some_configs(supernet, 3), nothing):
         inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in full_inputs(kind).items()}
         measured = measure_peak_activation_bytes(supernet.extract(config), inputs)
-        assert costs.cost(config, 9).peak_activation_bytes == measured
+        assert costs.under(Conditions(tokens=9)).cost(config).peak_activation_bytes == measured
 
 
 def test_measured_is_the_same_twice_and_more_with_eager_attention():
@@ -81,10 +81,10 @@ def test_every_moment_holds_attention_or_ffn_values_never_both():
 def test_peak_is_a_maximum_over_layers():
     costs = CostModel(make_supernet("vit").parameters, patches=4, live=(Live(1, attention=2), Live(0, ffn=3)))
     # 5 tokens of 4 bytes; later layers keep the embeddings too
-    assert costs.peak(10, (6, 6), (1, 1), None) == 20 * (10 + 10 + 2 * 6)
-    assert costs.peak(10, (60, 6), (1, 1), None) == 20 * (10 + 2 * 60)
-    assert costs.peak(10, (6, 6), (40, 2), None) == 20 * 3 * 40
-    assert costs.peak(10, (6, 6), (2, 40), None) == 20 * (10 + 3 * 40)
+    assert costs.peak(10, (6, 6), (1, 1)) == 20 * (10 + 10 + 2 * 6)
+    assert costs.peak(10, (60, 6), (1, 1)) == 20 * (10 + 2 * 60)
+    assert costs.peak(10, (6, 6), (40, 2)) == 20 * 3 * 40
+    assert costs.peak(10, (6, 6), (2, 40)) == 20 * (10 + 3 * 40)
 
 
 def test_text_needs_tokens_and_a_network_its_moments():
@@ -92,20 +92,20 @@ def test_text_needs_tokens_and_a_network_its_moments():
     assert supernet.cost(supernet.full).peak_activation_bytes is None
     with pytest.raises(ElasticSpaceError, match="activations of a text model need a token count"):
         supernet.space.count(Budget(max_peak_activation_bytes=10**6))
-    bare = CostModel(supernet.parameters)
+    bare = CostModel(supernet.parameters).under(Conditions(tokens=9))
     config = SubmodelConfig(48, (48,) * 3, (64,) * 3)
-    assert bare.cost(config, 9).peak_activation_bytes is None
+    assert bare.cost(config).peak_activation_bytes is None
     with pytest.raises(ElasticSpaceError, match="peak_activation_bytes is not known"):
-        bare.peak(config.hidden, config.attention, config.ffn, 9)
+        bare.peak(config.hidden, config.attention, config.ffn)
 
 
 @pytest.mark.parametrize("kind", FAMILY_NAMES)
 def test_a_limit_on_the_peak_of_a_real_space_is_kept_and_counted(kind):
     supernet = make_supernet(kind)
-    space, rng = supernet.space, np.random.default_rng(3)
-    peaks = [space.cost_of(space.sample(None, rng), PEAK, 9) for _ in range(300)]
+    space, rng = supernet.space.under(tokens=9), np.random.default_rng(3)
+    peaks = [space.cost_of(space.sample(None, rng), PEAK) for _ in range(300)]
     limit = sorted(peaks)[100]
-    budget = Budget(max_peak_activation_bytes=limit, tokens=9)
+    budget = Budget(max_peak_activation_bytes=limit)
     share = sum(peak <= limit for peak in peaks) / len(peaks)
     assert space.count(budget) / space.count() == pytest.approx(share, abs=0.12)
-    assert all(space.cost_of(space.sample(budget, rng), PEAK, 9) <= limit for _ in range(50))
+    assert all(space.cost_of(space.sample(budget, rng), PEAK) <= limit for _ in range(50))

@@ -17,7 +17,7 @@ class Costs(CostModel):
         super().__init__((), patches=0)
         self.scale = scale
 
-    def affine(self, hidden: int, tokens: int | None, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
+    def affine(self, hidden: int, metrics: Iterable[str] = METRICS) -> dict[str, Affine]:
         base, attention, ffn = self.scale
         return {
             m: Affine(base * hidden, attention * hidden + i * i, 3 * hidden + i, ffn * hidden + 5 * i, hidden + 7 * i)

@@ -10,7 +10,7 @@ from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet, so
 
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.evaluation import count_macs_fvcore, count_macs_torch
-from raffm_utils.space import FAMILIES, METRICS, VIT, Budget, CostModel, SubmodelConfig
+from raffm_utils.space import FAMILIES, METRICS, VIT, Budget, Conditions, CostModel, SubmodelConfig
 
 UNUSUAL = {
     "vit-one-channel": ("vit", dict(num_channels=1, image_size=24, patch_size=6)),
@@ -103,18 +103,22 @@ def test_text_needs_tokens_and_images_have_their_own():
 @pytest.mark.parametrize("kind", TEXT_FAMILIES)
 def test_the_token_count_is_set_once_for_everything_that_counts(kind):
     supernet = make_supernet(kind)
-    space, config = supernet.space, supernet.full
+    config = supernet.full
     at = {tokens: supernet.cost(config, tokens) for tokens in (8, 16)}
     for tokens in (8, 16):  # changed later, it changes what is counted
+        before = supernet.space
         supernet.tokens = tokens
+        space = supernet.space
         assert supernet.cost(config) == at[tokens]
-        assert space.reach("macs") == space.reach("macs", tokens)
+        assert space.costs.tokens == tokens != before.costs.tokens, "a space that was handed out stays as it is"
+        assert space.reach("macs") == before.under(tokens=tokens).reach("macs")
         assert space.cost_of(config, "peak_activation_bytes") == at[tokens].peak_activation_bytes
         assert supernet.cost(config, 8) == at[8], "a count that is given wins"
         limits = dict(max_macs=0.8 * at[tokens].macs, max_peak_activation_bytes=at[tokens].peak_activation_bytes - 1)
         inside = space.count(Budget(**limits))
         assert 0 < inside < space.count()
-        assert inside == space.count(Budget(**limits, tokens=tokens)) != space.count(Budget(**limits, tokens=12))
+        assert inside != space.under(tokens=12).count(Budget(**limits))
+        assert space.under(tokens=tokens) is space
         drawn = space.sample(Budget(**limits), np.random.default_rng(0))
         assert supernet.cost(drawn).macs <= limits["max_macs"]
     supernet.tokens = None
@@ -164,7 +168,11 @@ def test_published_text_networks_have_their_well_known_costs(kind):
         config = transformers.AutoConfig.for_model(kind, **changes)
         model = getattr(transformers, family.auto_class).from_config(config)
     layers = 6 if kind == "distilbert" else 12
-    cost = CostModel(family.parameters(model)).cost(SubmodelConfig(768, (768,) * layers, (3072,) * layers), 128)
+    cost = (
+        CostModel(family.parameters(model))
+        .under(Conditions(tokens=128))
+        .cost(SubmodelConfig(768, (768,) * layers, (3072,) * layers))
+    )
     assert cost.parameters == sum(p.numel() for p in model.parameters()) == total
     assert cost.encoder_parameters == total - tables
     layer = 4 * 128 * 768**2 + 2 * 128**2 * 768 + 2 * 128 * 768 * 3072
@@ -177,7 +185,7 @@ def test_costs_of_a_space_and_of_a_supernet_agree(kind_and_supernet):
     for config in some_configs(supernet, 6):
         cost = supernet.cost(config, 11)
         for metric in METRICS:
-            assert supernet.space.cost_of(config, metric, 11) == getattr(cost, metric)
+            assert supernet.space.under(tokens=11).cost_of(config, metric) == getattr(cost, metric)
     half = supernet.cost(supernet.full, 11).parameters // 2
     assert 0 < supernet.space.count(Budget(max_parameters=half)) < supernet.space.count()
 

@@ -48,7 +48,7 @@ class MadeUpCosts:
     layers_vanish: bool = False
     per_block: int = 0  # what a block costs whatever its width
 
-    def affine(self, hidden, tokens, metrics):
+    def affine(self, hidden, metrics):
         found = {}
         for metric in metrics:
             constant, per_hidden, per_attention, per_ffn = self.coefficients[AFFINE.index(metric)]
@@ -58,10 +58,10 @@ class MadeUpCosts:
             )
         return found
 
-    def peak(self, hidden, attention, ffn, tokens):
+    def peak(self, hidden, attention, ffn):
         return PeakActivation(self.live, 2, self.layers_vanish).bytes(hidden, attention, ffn, 3)
 
-    def within_peak(self, hidden, attention, ffn, tokens, limit):
+    def within_peak(self, hidden, attention, ffn, limit):
         return PeakActivation(self.live, 2, self.layers_vanish).within(hidden, attention, ffn, 3, limit)
 
 
@@ -79,7 +79,7 @@ def fits(space: ElasticSpace, config: SubmodelConfig, budget: Budget) -> bool:
         low, high = getattr(budget, f"min_{metric}", None), getattr(budget, f"max_{metric}")
         if low is None and high is None:
             continue
-        value = space.cost_of(config, metric, budget.tokens)
+        value = space.cost_of(config, metric)
         if (low is not None and value < low) or (high is not None and value > high):
             return False
     return True
@@ -191,6 +191,9 @@ def test_what_is_inside_is_counted_once_and_drawn_from_often():
     assert inside.count == space.count(budget) == sum(region.count for region in inside.regions)
     rng, again = np.random.default_rng(2), np.random.default_rng(2)
     assert [inside.draw(rng) for _ in range(9)] == [space.sample(budget, again) for _ in range(9)]
+    assert space.inside(Budget(**vars(budget))) is inside, "remembered by what the budget says"
+    others = [Budget(max_parameters=200 + i) for i in range(20)]
+    assert [space.inside(each).count for each in others] == [space.inside(each).count for each in others]
 
 
 def test_leaving_out_blocks_makes_depth_elastic():
@@ -326,9 +329,11 @@ def test_text_macs_need_a_token_count():
     space = make_supernet("bert").space
     with pytest.raises(ElasticSpaceError, match="token"):
         space.count(Budget(max_macs=10**9))
-    assert space.count(Budget(max_macs=10**9, tokens=8)) == space.count()
-    half = sum(space.reach("macs", 8)) // 2
-    assert 0 < space.count(Budget(max_macs=half, tokens=16)) < space.count(Budget(max_macs=half, tokens=8))
+    short, long = space.under(tokens=8), space.under(tokens=16)
+    assert short == long == space, "the same submodels"
+    assert short.count(Budget(max_macs=10**9)) == space.count()
+    half = Budget(max_macs=sum(short.reach("macs")) // 2)
+    assert 0 < long.count(half) < short.count(half)
 
 
 def _published(content: dict[str, list[int]]) -> ElasticSpace:

@@ -213,7 +213,8 @@ def test_text_model_needs_a_token_count():
     supernet = text_supernet()
     with pytest.raises(RaffmError, match="tokens"):
         ExplorerState(supernet)
-    short = ExplorerState(supernet, budget=Budget(tokens=8))
+    supernet.tokens = 8
+    short = ExplorerState(supernet)
     supernet.tokens = 64
     long = ExplorerState(supernet)
     assert short.full_cost.macs < long.full_cost.macs
