@@ -19,10 +19,23 @@ CACHE_VARIABLE = "RAFFM_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder for encoded data and measured latencies: `RAFFM_CACHE`, or `raffm_utils` in the user's cache."""
+    """The folder for encoded data and measured latencies: `RAFFM_CACHE`, or `raffm_utils` in the user's cache.
+
+    Raises `RaffmError` where neither is known, as in a container whose user has no home folder.
+    """
     if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raffm_utils"
+        return at_home(named, CACHE_VARIABLE)
+    return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache", CACHE_VARIABLE) / "raffm_utils"
+
+
+def at_home(path: str, variable: str) -> Path:
+    """The path with `~` replaced; a `RaffmError` names the variable to set if there is no home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RaffmError(
+            f"{path}: this user has no home folder ({error}): set {variable} to the full path of a folder"
+        ) from error
 
 
 def parse_json(text: str | bytes) -> Any:

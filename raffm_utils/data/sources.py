@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..files import REPOSITORY
+from ..files import REPOSITORY, at_home
 from ..hub import hub_reachable
 from .encoding import Pixels, Tokens
 
@@ -146,7 +146,7 @@ def _find(name: str, spec: DatasetSpec, published: str) -> "datasets.Dataset":
     files = [EMBEDDED / name / f"{published}.parquet"]
     local = os.environ.get(DATA_VARIABLE)
     if local:
-        root = Path(local).expanduser()
+        root = at_home(local, DATA_VARIABLE)
         if not root.is_dir():
             raise DataError(f"{DATA_VARIABLE}={local} is not a folder; correct it or unset it")
         files += [root / name / f"{published}.parquet", root / f"{name}-{published}.parquet"]

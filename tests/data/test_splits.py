@@ -30,7 +30,7 @@ from transformers import (
 
 from raffm_utils import hub
 from raffm_utils.data import DATASETS, SPLIT_SEED, Split, encoding, load_split, read_idx, sources, split_indices
-from raffm_utils.errors import DataError
+from raffm_utils.errors import DataError, RaffmError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film", "very", "."]
@@ -405,6 +405,23 @@ def test_unwritable_cache_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAFFM_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match="RAFFM_CACHE"):
         load_split("fashion_mnist", "test", limit=2, processor=image_processor())
+
+
+def test_without_a_home_folder_the_variable_to_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "RAFFM_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RaffmError, match=r"no home folder .*: set RAFFM_CACHE to the full path of a folder"):
+        load_split("fashion_mnist", "test", limit=2, processor=image_processor())
+    monkeypatch.setenv("RAFFM_DATA", "~/data")
+    with pytest.raises(RaffmError, match=r"no home folder .*: set RAFFM_DATA to"):
+        load_split("cifar10", "test", limit=2)
+    monkeypatch.delenv("RAFFM_DATA")
+    monkeypatch.setenv("RAFFM_CACHE", str(tmp_path / "cache"))
+    assert len(load_split("fashion_mnist", "test", limit=2, processor=image_processor())) == 2
 
 
 def test_two_processes_at_once() -> None:
