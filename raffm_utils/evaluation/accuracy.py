@@ -17,7 +17,7 @@ from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
 from .answers import check_colours, class_names, in_eval_mode, logits_of
 from .interval import Interval
-from .sweep_file import SweepRow, append, repair
+from .sweep_file import SweepRow, append, check_writable, repair
 
 if TYPE_CHECKING:
     from ..data import Split
@@ -171,6 +171,8 @@ def sweep(
         f"torch {torch.__version__}, transformers {transformers.__version__}",
     )
     left = [config for config in costs if config not in rows]
+    if left:
+        check_writable(path)
     with tqdm(left, initial=len(costs) - len(left), total=len(costs), unit="submodel", disable=not progress) as bar:
         for config in bar:
             start = time.perf_counter()

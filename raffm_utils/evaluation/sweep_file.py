@@ -104,7 +104,6 @@ def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
     Raises `SweepError`, and leaves the file alone, when a row differs from `belongs` (field -> value).
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         return []
     rows, tail, torn = _parse(path)
     for row in rows:
@@ -114,10 +113,22 @@ def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
                     f"{path} holds rows with {key}={found!r}, not {value!r}: give another path, or remove the file"
                 )
     if torn:
-        os.truncate(path, path.stat().st_size - len(tail))
+        _cut_off(path, len(tail))
     elif tail:
         _write(path, b"\n")
     return rows
+
+
+def check_writable(path: Path) -> None:
+    """Raise `SweepError` unless rows can be appended to the file, which need not exist."""
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    _write(path, b"")
+    if new:
+        path.unlink()
 
 
 def append(path: Path, row: SweepRow) -> None:
@@ -132,6 +143,8 @@ def _parse(path: Path) -> tuple[list[SweepRow], bytes, bool]:
     except FileNotFoundError as error:
         seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()}; the notebooks are run in notebooks/)"
         raise SweepError(f"{path} does not exist{seen_from}: make it with sweep(...)") from error
+    except OSError as error:
+        raise SweepError(f"{path} cannot be read ({error}): give the path of a file that can be") from error
     rows = [SweepRow.from_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
     text = tail.strip(b"\0 \t\r")  # a crash of the machine may leave zeros
     try:
@@ -147,12 +160,28 @@ def _parse(path: Path) -> tuple[list[SweepRow], bytes, bool]:
     return list(unique.values()), tail, torn and bool(tail)
 
 
+def _cut_off(path: Path, size: int) -> None:
+    try:
+        os.truncate(path, path.stat().st_size - size)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> SweepError:
+    return SweepError(f"{path} cannot be written ({error}): make room, or give a path in a folder of your own")
+
+
 def _write(path: Path, data: bytes) -> None:
     # one write in append mode: neither a kill nor a second process can interleave rows
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     try:
         if os.write(handle, data) != len(data):
             raise SweepError(f"{path}: a row could not be written whole: make room on the disk and run again")
         os.fsync(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
         os.close(handle)

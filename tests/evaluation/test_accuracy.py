@@ -318,6 +318,24 @@ def test_a_missing_file_is_named(tmp_path, monkeypatch):
         read_sweep("../figures/rows.jsonl")
 
 
+@pytest.mark.parametrize("place", ["/sys/rows.jsonl", "/sys/new/rows.jsonl", "file/rows.jsonl", "folder"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(tmp_path, place, counted):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    supernet = make_supernet("vit")
+    with pytest.raises(SweepError, match=rf"{place} cannot be (written|read) .*: .*give"):
+        sweep(supernet, [supernet.space.smallest()], make_split("vit"), tmp_path / place, progress=False)
+    assert counted == []
+
+
+def test_a_finished_sweep_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    rows = _sweep(make_supernet("vit"), path)
+    monkeypatch.setattr(os, "open", lambda *args, **kwargs: pytest.fail("opened for writing"))
+    assert _sweep(make_supernet("vit"), path) == rows
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_results_of_another_kind_are_not_mixed_in(tmp_path, counted):
     supernet, data, path = make_supernet("vit"), make_split("vit"), tmp_path / "rows.jsonl"
     _sweep(supernet, path)
