@@ -6,7 +6,7 @@ import operator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from ..errors import InfeasibleBudget, whole_number
+from ..errors import InfeasibleBudget
 from .axes import Totals
 
 METRICS = ("parameters", "macs", "weight_bytes", "encoder_parameters")  # counted for every supernet
@@ -57,7 +57,7 @@ class Budget:
             value = getattr(self, item.name)
             if value is None:
                 continue
-            value = whole_number(InfeasibleBudget, tokens=value) if item.name == "tokens" else _number(item.name, value)
+            value = _number(item.name, value)
             object.__setattr__(self, item.name, value)
             if not 0 <= value < math.inf:
                 raise InfeasibleBudget(f"{item.name}={value}: give a finite number of at least 0, or None for no limit")

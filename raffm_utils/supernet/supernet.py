@@ -24,7 +24,8 @@ class Supernet:
     """A scalable checkpoint in memory.
 
     Attributes:
-        model: the full network, in eval mode and frozen unless it is `narrowed`; all weights live here.
+        model: the full network, in eval mode and frozen unless it is `narrowed`; all weights live here. It may be given
+            other weights of the same names and shapes; for any other change, make a new supernet of it.
         full: the whole network as a configuration, whether or not the space includes it.
         space: its `ElasticSpace`, which knows the costs.
         family: its axis table; `parameters` is that table applied to this network.
@@ -37,9 +38,8 @@ class Supernet:
         self.spec = spec
         self.folder = folder
         self.parameters: tuple[Parameter, ...] = family.parameters(model)
-        self._tensors = tuple(model.parameters())  # walking all modules anew would take a tenth of an extraction
-        self._owners = tuple(_owners(model, p.name) for p in self.parameters)
         self._states = constructed_state(model, family)
+        self._dtype = next(model.parameters()).dtype
         self.full = read_widths(self.parameters)
         self.layers, self.hidden = len(self.full.attention), self.full.hidden
         _, self.heads, _, _ = family.widths(model.config)
@@ -47,7 +47,7 @@ class Supernet:
             self.parameters,
             patches=family.patches(model.config),
             positions=None if family.is_image else family.positions(model.config),
-            bytes_per_parameter=self._weight_size(),
+            bytes_per_parameter=self._dtype.itemsize,
             live=family.live,
         )
         self.space: ElasticSpace = spec.space(self.full, self.heads, costs)
@@ -112,6 +112,7 @@ class Supernet:
         `tokens` replaces `Supernet.tokens` for this call; image models ignore both.
         """
         self.check(config)
+        self._tensors()
         return (self.costs if tokens is None else self.costs_at(tokens)).cost(config)
 
     @property
@@ -182,21 +183,17 @@ class Supernet:
         """
         self.check(config)
         tensors: dict[int, nn.Parameter] = {}
-        left: set[nn.Module] = set()
-        gone: set[nn.Module] = set()
-        for p, full, owners in zip(self.parameters, self._tensors, self._owners, strict=True):
+        for p, full in zip(self.parameters, self._tensors(), strict=True):
             widths = config.widths(p.layer)
             if not p.present(widths):
-                gone.update(owners)
                 continue
-            left.update(owners)
             part = p.part(full.data, widths, self.slicing_heads)
             if part.ndim > len(p.shape):  # heads, and what is kept of each, come apart
                 part = part.reshape(p.narrowed_shape(widths))
             if copy:
                 part = part.clone(memory_format=torch.contiguous_format)
             tensors[id(full)] = nn.Parameter(part, requires_grad=copy)
-        model = rebuild(self.model, tensors, gone - left, self._narrowed_config(config), self._states, copy)
+        model = rebuild(self.model, tensors, self._left_out(config), self._narrowed_config(config), self._states, copy)
         for number, layer in enumerate(self._layers_left(config)):
             attention = model.get_submodule(self.family.attention_module.format(layer=number))
             self._set_head_size(attention, config.attention[layer])
@@ -227,7 +224,7 @@ class Supernet:
         sorted within each head (salient parameter prioritization, RaFFM section 3.1).
         """
         orders = {key: self._order(key, score) for key, score in scores.items()}
-        for p, tensor in zip(self.parameters, self._tensors, strict=True):
+        for p, tensor in zip(self.parameters, self._tensors(), strict=True):
             for dim, axis in enumerate(p.axes):
                 if axis is not None and (order := orders.get(group(p, axis))) is not None:
                     tensor.data.copy_(tensor.data.index_select(dim, order))
@@ -240,6 +237,30 @@ class Supernet:
             return score.argsort(descending=True, stable=True)
         inside = score.view(self.heads, -1).argsort(dim=1, descending=True, stable=True)
         return (inside + torch.arange(self.heads)[:, None] * inside.shape[1]).flatten()
+
+    def _tensors(self) -> list[nn.Parameter]:
+        """The weights of `parameters`, looked up anew, since the network may have been given others.
+
+        Raises `CheckpointError` where it is no longer the one that the costs and the space were made for.
+        """
+        found, tensors = dict(self.model.named_parameters()), []
+        for p in self.parameters:
+            tensor = found.pop(p.name, None)
+            if tensor is None or tuple(tensor.shape) != p.shape or tensor.dtype != self._dtype:
+                now = "gone" if tensor is None else f"{list(tensor.shape)} in {tensor.dtype}"
+                raise _changed(f"{p.name}, {list(p.shape)} in {self._dtype}, is now {now}")
+            tensors.append(tensor)
+        if found:
+            raise _changed(f"{next(iter(found))} is new")
+        return tensors
+
+    def _left_out(self, config: SubmodelConfig) -> set[nn.Module]:
+        """The modules of the full network of which a submodel has no parameter."""
+        left: set[nn.Module] = set()
+        gone: set[nn.Module] = set()
+        for p in self.parameters if 0 in (*config.attention, *config.ffn) else ():
+            (left if p.present(config.widths(p.layer)) else gone).update(_owners(self.model, p.name))
+        return gone - left
 
     def _narrowed_config(self, config: SubmodelConfig) -> Any:
         narrowed = copy.copy(self.model.config)
@@ -270,8 +291,12 @@ class Supernet:
         if hasattr(attention, "all_head_size"):
             attention.all_head_size = width
 
-    def _weight_size(self) -> int:
-        return next(self.model.parameters()).element_size()
+
+def _changed(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the network has been changed since the supernet was made: {what}: merge adapters into the weights, then make "
+        "a new one: Supernet(supernet.model, supernet.family, supernet.spec, supernet.folder)"
+    )
 
 
 def read_widths(parameters: Sequence[Parameter]) -> SubmodelConfig:

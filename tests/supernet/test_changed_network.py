@@ -1,11 +1,15 @@
 """What is done to the full network in memory, and what that means for the submodels cut out of it afterwards."""
 
+import copy
 import functools
+import re
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES, make_inputs, make_supernet
+from conftest import FAMILY_NAMES, TEXT_FAMILIES, make_inputs, make_supernet
 
+from raffm_utils.errors import CheckpointError
+from raffm_utils.space import Axis, SubmodelConfig
 from raffm_utils.supernet import Supernet
 
 
@@ -115,3 +119,111 @@ def test_settings_of_the_modules_travel(kind):
     assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.25}
     model._no_split_modules.add("Other")
     assert supernet.model._no_split_modules == {"Some"}
+
+
+# --- other weights are found; another network is refused by name
+
+
+def _assign(supernet):
+    state = {name: tensor + 0.01 for name, tensor in supernet.model.state_dict().items()}
+    supernet.model.load_state_dict(state, assign=True)
+
+
+def _put_a_copy_in_place(supernet):
+    supernet.model = copy.deepcopy(supernet.model)
+    with torch.no_grad():
+        for p in supernet.model.parameters():
+            p.mul_(1.1)
+
+
+def _last_layer(supernet, layer):
+    path, _, name = supernet.family.classifier.rpartition(".")
+    parent = supernet.model.get_submodule(path)
+    setattr(parent, name, layer(getattr(parent, name)))
+
+
+def _replace_the_last_layer(supernet):
+    _last_layer(supernet, lambda _: torch.nn.Linear(48, 5))
+
+
+@pytest.mark.parametrize("change", [_assign, _put_a_copy_in_place, _replace_the_last_layer])
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_other_weights_of_the_same_shapes_are_found(kind, change):
+    supernet, inputs = make_supernet(kind), make_inputs(kind)
+    config = supernet.space.smallest()
+    before = _logits(supernet.extract(config), inputs)
+    change(supernet)
+    fresh = Supernet(copy.deepcopy(supernet.model), supernet.family, supernet.spec)
+    after = _logits(supernet.extract(config), inputs)
+    assert torch.equal(after, _logits(fresh.extract(config), inputs))
+    assert (after - before).abs().max() > 1e-4
+    assert torch.equal(_logits(supernet.narrowed(config).model, inputs), after)
+    assert supernet.cost(config, 9) == fresh.cost(config, 9)
+    scores = {(Axis.HIDDEN, None, None): torch.arange(48.0)}
+    for one in (supernet, fresh):
+        one.reorder(scores)
+    assert supernet.fingerprint() == fresh.fingerprint()
+    without = SubmodelConfig(36, (20, 0, 12), (0, 40, 64))
+    assert torch.equal(_logits(supernet.extract(without), inputs), _logits(fresh.extract(without), inputs))
+
+
+class _Adapted(torch.nn.Module):
+    """A linear layer with a low-rank adapter, as libraries put it in place of the layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = torch.nn.Linear(layer.in_features, 2, bias=False)
+        self.lora_B = torch.nn.Linear(2, layer.out_features, bias=False)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B(self.lora_A(x))
+
+
+OTHER = {
+    "more classes": (lambda s: _last_layer(s, lambda _: torch.nn.Linear(48, 7)), "is now [7, 48] in torch.float32"),
+    "no bias": (lambda s: _last_layer(s, lambda _: torch.nn.Linear(48, 5, bias=False)), "bias, [5] in torch.float32"),
+    "half precision": (lambda s: s.model.half(), "in torch.float16"),
+    "partly in double precision": (lambda s: _last_layer(s, lambda layer: layer.double()), "in torch.float64"),
+    "adapters": (lambda s: _last_layer(s, _Adapted), "weight, [5, 48] in torch.float32, is now gone"),
+    "a parameter": (lambda s: s.model.register_parameter("scale", torch.nn.Parameter(torch.ones(1))), "scale is new"),
+    "compiled": (lambda s: setattr(s, "model", torch.compile(s.model, backend="eager")), "is now gone"),
+}
+
+
+@pytest.mark.parametrize("change", OTHER)
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_another_network_is_refused_by_name(kind, change):
+    supernet = make_supernet(kind)
+    config = supernet.space.smallest()
+    act, named = OTHER[change]
+    act(supernet)
+    for use in (supernet.extract, supernet.narrowed, supernet.cost, lambda _: supernet.reorder({})):
+        with pytest.raises(CheckpointError, match=re.escape(named) + ".*: merge adapters .* make a new one: Supernet"):
+            use(config)
+
+
+@pytest.mark.parametrize("kind", TEXT_FAMILIES)
+def test_a_larger_vocabulary_needs_a_new_supernet(kind):
+    supernet, inputs = make_supernet(kind), make_inputs(kind)
+    config = supernet.space.smallest()
+    before, small = _logits(supernet.extract(config), inputs), supernet.cost(config, 9)
+    supernet.model.resize_token_embeddings(70, mean_resizing=False)
+    with pytest.raises(CheckpointError, match=r"word_embeddings.weight, \[60, 48\] .*, is now \[70, 48\]"):
+        supernet.extract(config)
+    again = Supernet(supernet.model, supernet.family, supernet.spec)
+    model = again.extract(config)
+    assert torch.equal(_logits(model, inputs), before)
+    assert again.cost(config, 9).parameters == small.parameters + 10 * 25
+    assert again.cost(config, 9).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_a_network_in_half_precision_needs_a_new_supernet(kind):
+    supernet = make_supernet(kind)
+    config = supernet.space.smallest()
+    whole = supernet.cost(config, 9)
+    supernet.model.bfloat16()
+    again = Supernet(supernet.model, supernet.family, supernet.spec)
+    assert {p.dtype for p in again.extract(config).parameters()} == {torch.bfloat16}
+    assert again.cost(config, 9).weight_bytes == whole.weight_bytes // 2
