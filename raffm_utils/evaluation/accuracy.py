@@ -195,5 +195,5 @@ def sweep(
 
 def ends(supernet: Supernet) -> dict[str, SubmodelConfig]:
     """The submodels to judge a checkpoint by: the full network, a fixed random one of half its size, the smallest."""
-    half = near_share(supernet.space, 0.5, supernet.family.size_metric, np.random.default_rng(0))
+    half = near_share(supernet.space, 0.5, np.random.default_rng(0), supernet.family.size_metric)
     return {"full": supernet.space.largest(), "half": half, "smallest": supernet.space.smallest()}

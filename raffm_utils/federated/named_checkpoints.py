@@ -148,10 +148,7 @@ def train(name: str, folder: Path | None = None) -> Path:
     print(f"clients have to compute {work / 1e12:,.1f} T MACs in all")
     align(named, supernet, train_split, validation)
     few = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
-    sizes = {
-        f"{share:.0%}": near_share(supernet.space, share, "parameters", np.random.default_rng(0))
-        for share in named.watched
-    }
+    sizes = {f"{share:.0%}": near_share(supernet.space, share, np.random.default_rng(0)) for share in named.watched}
     for place, recipe in enumerate(named.parts):
         part = RUNS_FOLDER / (f"{name}-then" if place else name)
         results = run(supernet, train_split, few, recipe, part, every=named.every, watched=sizes)

@@ -71,7 +71,7 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
             size = least
         else:
             size = least + (high - least) * rng.random() ** recipe.size_power
-        plan.append((int(client), near_share(supernet.space, size, recipe.sized_by, rng)))
+        plan.append((int(client), near_share(supernet.space, size, rng, recipe.sized_by)))
     return plan
 
 

@@ -3,6 +3,7 @@
 Colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -11,6 +12,9 @@ from .style import AXIS_LABELS, ORANGE, PURPLE, VERMILION, approximately, new_ax
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+LOG_FROM = 4.0  # times the smallest size: from there on, a linear axis would crowd the small ones
 
 
 class Measured(Protocol):
@@ -44,7 +48,8 @@ def plot_accuracy_vs_parameters(
     """Accuracy of many submodels against a cost, as a hexagonal histogram; returns the Axes.
 
     `live` points are drawn one by one with their intervals, `full` and `smallest` are marked and labelled;
-    `count`, the number of submodels in the space, is given in the caption.
+    `count`, the number of submodels in the space, is given in the caption. The cost has a logarithmic axis where the
+    largest is `LOG_FROM` times the smallest or more.
 
     Example:
         rows = read_sweep("figures/data/vit-small-fashion-mnist-large-budget.jsonl")
@@ -55,12 +60,16 @@ def plot_accuracy_vs_parameters(
 
     ax = ax or new_axes((8.4, 6.2))
     ax.set_axisbelow(True)
+    marked = [*live, *(point for point in (full, smallest) if point is not None)]
+    sizes = [_millions(point, metric) for point in [*rows, *marked]]
+    wide = bool(sizes) and max(sizes) >= LOG_FROM * min(sizes) > 0
     if rows:
         cells = ax.hexbin(
             [_millions(row, metric) for row in rows],
             [100 * row.accuracy for row in rows],
             gridsize=35,
-            extent=_extent(rows, [*live, *(point for point in (full, smallest) if point is not None)], metric),
+            extent=_extent(rows, marked, metric, wide),
+            xscale="log" if wide else "linear",
             cmap="Blues",
             mincnt=1,
             linewidths=0.2,
@@ -81,6 +90,8 @@ def plot_accuracy_vs_parameters(
             label += f"({100 * point.low:.1f} to {100 * point.high:.1f}) on {point.examples:,}"
             size = 15 if marker == "*" else 8
             plot_intervals([point], ax, metric=metric, label=label, marker=marker, colour=colour, size=size)
+    if wide:
+        _logarithmic(ax)
     ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
     ax.margins(0.06)
     ax.set_title(title, fontsize=14)
@@ -94,12 +105,22 @@ def plot_accuracy_vs_parameters(
     return ax
 
 
+def _logarithmic(ax: "Axes") -> None:
+    """A logarithmic size axis, with plain numbers at 1, 2 and 5 of every power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _free_corner(ax: "Axes", rows: Sequence[Measured], metric: str) -> Literal["upper left", "lower right"]:
     """A corner where the legend covers no submodel: at the right it would hide large, poor ones."""
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    across, up = left + 0.4 * (right - left), bottom + 0.17 * (top - bottom)
-    covered = any(_millions(row, metric) > across and 100 * row.accuracy < up for row in rows)
-    return "upper left" if covered else "lower right"
+    ax.autoscale_view()  # else the limits would follow only when the figure is drawn
+    place = ax.transData + ax.transAxes.inverted()
+    places = [place.transform((_millions(row, metric), 100 * row.accuracy)) for row in rows]
+    return "upper left" if any(across > 0.4 and up < 0.17 for across, up in places) else "lower right"
 
 
 def plot_intervals(
@@ -140,11 +161,15 @@ def _millions(point: Measured, metric: str) -> float:
     return float(value) / 1e6
 
 
-def _extent(rows: Sequence[Measured], whiskered: Sequence[Measured], metric: str) -> tuple[float, float, float, float]:
-    """The area covered by the cells: everything drawn, so that they are regular across the figure."""
+def _extent(
+    rows: Sequence[Measured], whiskered: Sequence[Measured], metric: str, wide: bool
+) -> tuple[float, float, float, float]:
+    """The area covered by the cells: everything drawn, so that they are regular across the figure; wide: log10 of x."""
     across = [_millions(point, metric) for point in [*rows, *whiskered]]
     up = [100 * p.accuracy for p in rows] + [100 * edge for p in whiskered for edge in (p.low, p.high)]
     left, right, bottom, top = min(across), max(across), min(up), max(up)
+    if wide:
+        left, right = math.log10(left), math.log10(right)
     return left, right + 0.1 * (left == right), bottom, top + 0.1 * (bottom == top)
 
 

@@ -44,18 +44,22 @@ def sample_between(
 def spread_over_size(
     space: ElasticSpace, number: int, rng: np.random.Generator, metric: str = "parameters"
 ) -> list[SubmodelConfig]:
-    """Draw `number` submodels spread evenly over a cost, from small to large: one uniformly from each equal part.
+    """Draw `number` submodels spread evenly over the logarithm of a cost, from small to large.
 
-    A part of the range that holds no submodel is widened on both sides until it does.
+    The range is cut into `number` parts of equal ratio, and from each one submodel is drawn uniformly. A part that
+    holds no submodel is widened on both sides until it does.
     """
     if number < 1 or metric not in METRICS:
         raise ElasticSpaceError(f"number={number}, metric={metric!r}: give at least 1, and one of {', '.join(METRICS)}")
-    least, most = (int(end) for end in space.reach(metric))
-    edges = [least + (most - least) * i // number for i in range(number + 1)]
+    least, most = space.reach(metric)
+    # the ends exactly, whatever rounding does to them
+    edges = [least, *(int(edge) for edge in np.geomspace(least, most, number + 1)[1:-1]), most]
     return [sample_between(space, low, high, rng, metric) for low, high in pairwise(edges)]
 
 
-def near_share(space: ElasticSpace, share: float, metric: str, rng: np.random.Generator) -> SubmodelConfig:
+def near_share(
+    space: ElasticSpace, share: float, rng: np.random.Generator, metric: str = "parameters"
+) -> SubmodelConfig:
     """Draw a submodel that costs about, and at most, `share` of the full network; the smallest if none does."""
     space = space.sized
     smallest, largest = space.reach(metric)

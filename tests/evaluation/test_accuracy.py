@@ -132,7 +132,7 @@ def test_spread_draws_one_in_every_part(metric):
     values = [space.cost_of(config, metric) for config in configs]
     assert len(configs) == 20
     assert all(config in space for config in configs)
-    places = [(value - least) / (most - least) * 20 for value in values]
+    places = [math.log(value / least) / math.log(most / least) * 20 for value in values]
     # a part of this small space may be empty, and is then served from beside it
     assert sum(i - 0.01 <= place <= i + 1.01 for i, place in enumerate(places)) >= 17
     assert all(abs(place - i - 0.5) < 3 for i, place in enumerate(places))

@@ -140,6 +140,21 @@ def test_no_submodel_lies_under_the_legend(poor: tuple[Row, ...]):
     assert not any(box.contains(*ax.transData.transform((row.parameters / 1e6, 100 * row.accuracy))) for row in rows)
 
 
+def test_a_wide_range_of_sizes_has_a_logarithmic_axis():
+    narrow = plot_accuracy_vs_parameters(ROWS)
+    rows = [Row(700_000 * 2**i, 0.80 + 0.02 * i) for i in range(6)]
+    wide = plot_accuracy_vs_parameters(rows, full=rows[-1], smallest=rows[0], live=LIVE)
+    wide.figure.canvas.draw()
+    assert (narrow.get_xscale(), wide.get_xscale()) == ("linear", "log")
+    assert cells_of(wide).get_array().sum() == len(rows)
+    left, right = wide.get_xlim()
+    assert 0.4 < left < 0.7 < 22.4 < right < 40
+    labels = [text.get_text() for text in wide.get_xticklabels()]
+    assert {"1", "2", "5", "10", "20"} <= set(labels)
+    box = wide.get_legend().get_window_extent()
+    assert not any(box.contains(*wide.transData.transform((r.parameters / 1e6, 100 * r.accuracy))) for r in rows)
+
+
 def test_one_submodel_is_enough():
     ax = plot_accuracy_vs_parameters(ROWS[:1])
     assert cells_of(ax).get_array().sum() == 1
