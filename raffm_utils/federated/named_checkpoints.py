@@ -18,6 +18,7 @@ from ..space import SIZE_TOKENS, family_of, near_share
 from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
 from . import foundations
 from .classifier import calibrate_classifier, fit_classifier
+from .influence import with_zero
 from .ordering import concentrate, keep_ffn_means
 from .recipe import Recipe
 from .rounds import count_run
@@ -40,6 +41,7 @@ class Named:
     classifier_scale: float = 8.0  # of the classifier that training starts from, see `fit_classifier`
     keep_means: bool = False  # whether narrowed FFNs keep the mean of their output, see `keep_ffn_means`
     then: Recipe | None = None  # a second part of the training, by the same clients
+    after: str | None = None  # another recipe: training starts from what it gave, instead of the foundation model
     every: int = 1  # rounds from one look at validation to the next; a stopped run goes on from the last
     watched: tuple[float, ...] = ()  # shares of the parameters at which a submodel is looked at too
     calibrated: bool = False  # whether the classifier is scaled at the end, see `calibrate_classifier`
@@ -111,8 +113,34 @@ CIFAR: dict[str, Any] = {
     "hidden": (384, 360),
     "keep_means": True,
 }
+# From 3% of the parameters to all: few participants, one of them always with the full network, in many short rounds.
+RANGE = Recipe(
+    setting="large-and-small",
+    participants=2,
+    one_strong=True,
+    sizes="cap",
+    rounds=480,
+    local_steps=8,
+    more_steps=4.0,
+    batch_size=32,
+    learning_rate=2e-4,
+    final_learning_rate_share=0.0,
+    cosine_rounds=480,
+    cooldown_rounds=0,
+    local_warmup_steps=3,
+    carry_moments=True,
+    second_moment=0.99,
+    students=3,
+    full_rate_rms=0.05,
+    horizontal_flip=True,
+    server_momentum=0.0,
+)
+# Layers whose block changes the answers of the first part's network least, by `block_influence` on 400 validation
+# images: these blocks may be left out.
+OPTIONAL_ATTENTION, OPTIONAL_FFN = (1, 2, 3, 4, 5, 6, 8, 9), (2, 3, 4, 5, 6, 7, 8, 9)
 RECIPES = {
-    "vit-small-fashion-mnist-large-budget": Named(
+    # what the next one starts from: widths of half and more, no block left out
+    "vit-small-fashion-mnist-first-large-budget": Named(
         dataset="fashion_mnist",
         foundation="dinov2-small",
         image_size=56,
@@ -120,6 +148,18 @@ RECIPES = {
         ffn=tuple(range(1536, 767, -128)),
         hidden=tuple(range(384, 263, -24)),
         recipe=Recipe(setting="large", horizontal_flip=True),
+    ),
+    "vit-small-fashion-mnist-large-budget": Named(
+        dataset="fashion_mnist",
+        foundation="dinov2-small",
+        image_size=56,
+        attention=with_zero((384, 288, 192, 96), 12, OPTIONAL_ATTENTION),
+        ffn=with_zero((1536, 1024, 640, 256), 12, OPTIONAL_FFN),
+        hidden=(384, 288, 216, 168),
+        recipe=RANGE,
+        after="vit-small-fashion-mnist-first-large-budget",
+        every=10,
+        watched=(0.5, 0.2, 0.05),
     ),
     "vit-small-cifar10-large-budget": Named("cifar10", recipe=CIFAR_LARGE, then=CIFAR_LARGE_THEN, **CIFAR),
     "vit-small-cifar10-small-budget": Named("cifar10", recipe=CIFAR_SMALL, then=CIFAR_SMALL_THEN, **CIFAR),
@@ -142,11 +182,12 @@ def train(name: str, folder: Path | None = None) -> Path:
     supernet, processor = start(named)
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
-    print(f"{len(train_split):,} training and {len(validation):,} validation examples; aligning the foundation model")
+    print(f"{len(train_split):,} training and {len(validation):,} validation examples")
     counted = [costs for recipe in named.parts for costs in count_run(supernet, recipe, train_split.labels)]
     work = sum(cost.macs for costs in counted for cost in costs)
     print(f"clients have to compute {work / 1e12:,.1f} T MACs in all")
-    align(named, supernet, train_split, validation)
+    if named.after is None:
+        align(named, supernet, train_split, validation)
     few = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
     sizes = {f"{share:.0%}": near_share(supernet.space, share, np.random.default_rng(0)) for share in named.watched}
     for place, recipe in enumerate(named.parts):
@@ -183,9 +224,18 @@ def align(named: Named, supernet: Supernet, train: Split, validation: Split) -> 
 
 
 def start(named: Named) -> tuple[Supernet, Any]:
-    """The foundation model as an untrained supernet, and its processor."""
+    """What training starts from as a supernet, and its processor: the foundation model, or what another recipe gave.
+
+    That other one is trained first, unless `runs/<its name>/checkpoint` holds it.
+    """
     from ..data import DATASETS
 
+    if named.after is not None:
+        folder = RUNS_FOLDER / named.after / "checkpoint"
+        first = Supernet.from_pretrained(folder if folder.is_dir() else train(named.after, folder))
+        # the fused kernel is slower than plain products for so few tokens, above all backwards
+        first.model.set_attn_implementation("eager")
+        return Supernet(first.model, first.family, _spec(named, {})), first.processor
     names = DATASETS[named.dataset].label_names
     model, processor = foundations.foundation(named.foundation, names, named.image_size)
     return Supernet(model, family_of(model.config.model_type), _spec(named, {})), processor
@@ -197,6 +247,7 @@ def _spec(named: Named, provenance: dict[str, Any]) -> ElasticSpec:
 
 def _provenance(named: Named) -> dict[str, Any]:
     return {
+        **({"after": named.after} if named.after else {}),
         "foundation_model": foundations.DESCRIPTIONS.get(named.foundation, named.foundation),
         "dataset": named.dataset,
         "split_seed": SPLIT_SEED,

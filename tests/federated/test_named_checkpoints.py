@@ -59,6 +59,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
         recipes.train("nope")
 
 
+START = recipes.start  # the fixture below puts another in its place
 TINY = recipes.Named(
     dataset="made_up",
     image_size=16,
@@ -292,3 +293,20 @@ def test_the_first_plan_of_a_recipe_can_be_drawn():
             assert len(plan) == recipe.participants
             assert plan[0][1] == supernet.space.largest()
             assert recipe.sizes != "spread" or plan[-1][1] == supernet.space.smallest()
+
+
+def test_training_may_start_from_what_another_recipe_gave(tiny, monkeypatch):
+    second = replace(TINY, after="tiny", recipe=replace(TINY.recipe, rounds=1, learning_rate=0.0))
+    made_up = recipes.start
+    monkeypatch.setitem(recipes.RECIPES, "second", second)
+    monkeypatch.setattr(recipes, "start", lambda named: START(named) if named.after else made_up(named))
+    first = recipes.RUNS_FOLDER / "tiny" / "checkpoint"
+    trained = Supernet.from_pretrained(recipes.train("second", tiny.folder))
+    before = Supernet.from_pretrained(first)
+    assert before.spec.provenance["rounds"] == 3, "the first part was trained first"
+    assert trained.spec.provenance["after"] == "tiny"
+    for name, tensor in before.model.state_dict().items():
+        assert torch.equal(tensor, trained.model.state_dict()[name]), "nothing is learned at a rate of 0"
+    written = (first / "model.safetensors").stat().st_mtime_ns
+    recipes.train("second", tiny.folder)
+    assert (first / "model.safetensors").stat().st_mtime_ns == written, "and once"
