@@ -7,6 +7,7 @@ from .errors import RaffmError as RaffmError
 from .evaluation import Evaluation as Evaluation
 from .evaluation import LatencyModel as LatencyModel
 from .evaluation import Prediction as Prediction
+from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
 from .evaluation import measure_latency_ms as measure_latency_ms
 from .evaluation import predict as predict

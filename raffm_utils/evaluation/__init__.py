@@ -9,5 +9,6 @@ from .crosscheck import Positional, count_macs_fvcore, count_macs_torch, measure
 from .example_inputs import example_inputs
 from .interval import Interval
 from .latency import LatencyModel, measure_latency_ms, processor_name
+from .paired import Difference, compare, pack, right_answers
 from .sentences import Prediction, predict
 from .sweep_file import ENDS, SweepRow, read_sweep

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ..space import METRICS, SubmodelConfig, near_share
 from ..supernet import Supernet
 from .answers import check_colours, class_names, in_eval_mode, logits_of
 from .interval import Interval
+from .paired import pack
 from .sweep_file import SweepRow, append, check_writable, repair
 
 if TYPE_CHECKING:
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
 class Evaluation(Interval):
     """What was measured; `low` and `high` are the 95 % Wilson interval of `accuracy`, all three from 0 to 1.
 
-    `f1` is the macro average over the classes that occur, `loss` the mean cross-entropy in nats.
+    `f1` is the macro average over the classes that occur, `loss` the mean cross-entropy in nats. `right` says which
+    examples were answered rightly, for `compare` (None: not kept), and `data_fingerprint` which they were.
     """
 
     f1: float
     loss: float
     examples: int
     examples_per_second: float
+    data_fingerprint: str = field(default="", repr=False)
+    right: str | None = field(default=None, repr=False)
 
 
 def evaluate(
@@ -74,14 +78,16 @@ def evaluate(
                 on_progress(done, len(data))
     seconds = time.perf_counter() - start
     truth, predicted = torch.cat(parts, dim=1)
-    hits = int((truth == predicted).sum())
+    right = (truth == predicted).numpy()
     f1 = float(f1_score(truth.numpy(), predicted.numpy(), average="macro", zero_division=0.0))
     return Evaluation(
-        **vars(Interval.wilson(hits, done)),
+        **vars(Interval.wilson(int(right.sum()), done)),
         f1=f1,
         loss=loss / done,
         examples=done,
         examples_per_second=done / max(seconds, 1e-9),
+        data_fingerprint=data.fingerprint,
+        right=pack(right),
     )
 
 
@@ -182,7 +188,7 @@ def sweep(
                 config=config,
                 **{metric: getattr(costs[config], metric) for metric in METRICS},
                 **belongs,
-                **{name: getattr(measured, name) for name in ("accuracy", "low", "high", "f1", "loss")},
+                **{name: getattr(measured, name) for name in ("accuracy", "low", "high", "f1", "loss", "right")},
                 seed=seed,
                 device=device,
                 seconds=round(time.perf_counter() - start, 3),

@@ -4,14 +4,15 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import ElasticSpaceError, SweepError
+from ..errors import DataError, ElasticSpaceError, SweepError
 from ..files import parse_json
 from ..space import SubmodelConfig
 from .interval import Interval
+from .paired import unpack
 
 ENDS = "ends"  # the subfolder of figures/data with full, half and smallest networks on whole splits
 _BLOCKS = ("attention", "ffn")
@@ -30,8 +31,8 @@ class SweepRow(Interval):
     """One submodel evaluated once: a line of a sweep file.
 
     `macs` are of one example of `tokens` tokens, None where no count was given; `seed` is what the
-    configurations were drawn with; `accuracy` to `loss` are as in `Evaluation`. `encoder_parameters`
-    (see `Cost`) are None in rows older than that field.
+    configurations were drawn with; `accuracy` to `loss`, and `right`, are as in `Evaluation`. `encoder_parameters`
+    (see `Cost`) and `right` are None in rows older than these fields.
     """
 
     checkpoint: str
@@ -52,6 +53,7 @@ class SweepRow(Interval):
     seconds: float
     libraries: str
     encoder_parameters: int | None = None
+    right: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_json(cls, line: bytes, where: str) -> "SweepRow":
@@ -71,9 +73,13 @@ class SweepRow(Interval):
                     raise ValueError(f"{item.name}={value!r}")
             if not values["low"] - _ROUNDING <= values["accuracy"] <= values["high"] + _ROUNDING:
                 raise ValueError(f"accuracy={values['accuracy']!r} outside {values['low']!r} to {values['high']!r}")
+            if values["right"] is not None:
+                hits = int(unpack(values["right"], values["examples"]).sum())
+                if hits != round(values["accuracy"] * values["examples"]):
+                    raise ValueError(f"right={values['right'][:20]!r}... holds {hits} right answers")
         except KeyError as error:
             raise SweepError(f"{where}: {error} is missing: remove the line, or the file to start anew") from error
-        except (ValueError, TypeError, RecursionError, ElasticSpaceError) as error:
+        except (ValueError, TypeError, RecursionError, ElasticSpaceError, DataError) as error:
             raise SweepError(
                 f"{where}: not a row of a sweep ({error}): remove the line, or the file to start anew"
             ) from error

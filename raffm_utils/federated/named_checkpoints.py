@@ -261,7 +261,8 @@ def _provenance(named: Named) -> dict[str, Any]:
 
 
 def _describe(result: Evaluation, split: str) -> dict[str, Any]:
-    return {"split": split, **{k: v for k, v in asdict(result).items() if k != "examples_per_second"}}
+    names = ("accuracy", "low", "high", "f1", "loss", "examples")
+    return {"split": split, **{name: getattr(result, name) for name in names}}
 
 
 def checkpoint_card(
