@@ -7,7 +7,7 @@ over.
 from .axes import Axis, Family, Live, Parameter, Role, SubmodelConfig, Totals, Use
 from .budget import LATENCY, METRICS, NS_PER_MS, PEAK, SIZE_TOKENS, Affine, Budget, Choices
 from .cost import Conditions, Cost, CostModel, PeakActivation
-from .devices import DEVICE_CAPS, FLEETS, PRESETS, SYSTEM_SETTINGS, DeviceClass
+from .devices import DEVICE_CAPS, FLEETS, PRESETS, PUBLISHED_SETTINGS, SYSTEM_SETTINGS, DeviceClass
 from .draws import NEAR, near_share, near_the_limit, sample_between, spread_over_size, spread_over_widths
 from .elastic_space import ElasticSpace
 from .families import BERT, FAMILIES, VIT, family_of

@@ -19,13 +19,17 @@ DEVICE_CAPS = {
     "Jetson AGX Orin": 0.85,
     "V100": 1.0,
 }
-# The shares of devices in the published system settings, and in one of ours that also has small devices.
-SYSTEM_SETTINGS: Mapping[str, Mapping[str, float]] = {
+# The shares of devices.
+PUBLISHED_SETTINGS: Mapping[str, Mapping[str, float]] = {
     "xsmall": {"Raspberry Pi 4": 0.8, "Raspberry Pi 5": 0.2},
     "small": {"Raspberry Pi 4": 0.4, "Raspberry Pi 5": 0.4, "Dell XPS 15": 0.2},
     "medium": {"Raspberry Pi 5": 0.3, "Dell XPS 15": 0.4, "Jetson AGX Orin": 0.3},
     "large": {"Dell XPS 15": 0.2, "Jetson AGX Orin": 0.4, "V100": 0.4},
     "xlarge": {"Jetson AGX Orin": 0.1, "V100": 0.9},
+}
+# and one of ours, in which small devices take part too
+SYSTEM_SETTINGS: Mapping[str, Mapping[str, float]] = {
+    **PUBLISHED_SETTINGS,
     "large-and-small": {"Camera": 0.25, "Phone of 2015": 0.25, "Raspberry Pi 4": 0.25, "V100": 0.25},
 }
 
@@ -91,8 +95,8 @@ PRESETS: Mapping[str, DeviceClass] = {
     name: DeviceClass(name, 1.0, ram * 1e9, SUSTAINED_SHARE * peak * 1e9, LATENCY_MS)
     for name, (ram, peak) in _RAM_GB_AND_PEAK_GMACS.items()
 }
-# the system settings, of the presets
+# the published system settings, of the presets
 FLEETS: Mapping[str, tuple[DeviceClass, ...]] = {
     setting: tuple(replace(PRESETS[name], share=share) for name, share in shares.items())
-    for setting, shares in SYSTEM_SETTINGS.items()
+    for setting, shares in PUBLISHED_SETTINGS.items()
 }

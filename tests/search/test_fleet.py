@@ -16,7 +16,7 @@ from raffm_utils.errors import ElasticSpaceError, FleetError
 from raffm_utils.evaluation import SweepRow
 from raffm_utils.plotting import class_colours, plot_fleet, plot_fleets
 from raffm_utils.search import AccuracyPredictor, FleetPlan, plan_fleet, with_quota
-from raffm_utils.space import DEVICE_CAPS, FLEETS, PRESETS, SYSTEM_SETTINGS, DeviceClass, SubmodelConfig
+from raffm_utils.space import DEVICE_CAPS, FLEETS, PRESETS, PUBLISHED_SETTINGS, DeviceClass, SubmodelConfig
 
 matplotlib.use("Agg")
 
@@ -81,7 +81,7 @@ def three() -> tuple[DeviceClass, ...]:
 
 
 def test_fleets_are_the_published_settings_of_the_presets():
-    assert {name: {d.name: d.share for d in fleet} for name, fleet in FLEETS.items()} == SYSTEM_SETTINGS
+    assert {name: {d.name: d.share for d in fleet} for name, fleet in FLEETS.items()} == PUBLISHED_SETTINGS
     for fleet in FLEETS.values():
         assert sum(d.share for d in fleet) == pytest.approx(1)
         assert all(replace(d, share=1.0) == PRESETS[d.name] for d in fleet)
