@@ -44,7 +44,9 @@ def local_update(own: Supernet, task: Task, data: Split, recipe: Recipe) -> Upda
     """Train a client's `own` network, in place, on its own data; only the result leaves the client."""
     draws = np.random.default_rng([*task.seed, 3])
     generator = torch.Generator().manual_seed(int(draws.integers(2**62)))
-    students = Students(own, recipe.students, recipe.soft_share, draws) if recipe.students else None
+    students = None
+    if recipe.students:
+        students = Students(own, recipe.students, recipe.soft_share, draws, recipe.student_weight)
     named = dict(zip(task.names, own.model.parameters(), strict=True))
     adam = make_adam(own.model, recipe, task.learning_rate)
     if task.moments is not None:

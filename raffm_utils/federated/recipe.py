@@ -87,6 +87,9 @@ class Recipe:
     # and this many drawn ones, one from the upper half of the logarithm of size and the others from the lower. 0: none
     students: int = 0
     soft_share: float = 0.5  # of a student's loss on the soft answers of the client's network; the rest is on labels
+    # How much a student's loss counts beside the client's own. All together easily outweigh it: below 1, the largest
+    # networks learn more of what the small ones cannot hold.
+    student_weight: float = 1.0
     autocast: bool = True  # bfloat16 where the processor has it; the last digits then differ from other processors
 
     # How the server puts the updates together.
@@ -123,6 +126,8 @@ class Recipe:
             raise TrainingError(f"second_moment={self.second_moment}: give a share between 0 and 1")
         if not 0 <= self.soft_share <= 1:
             raise TrainingError(f"soft_share={self.soft_share}: give a share from 0 to 1")
+        if not self.student_weight > 0:
+            raise TrainingError(f"student_weight={self.student_weight}: give a positive number; students=0 for none")
         if not self.size_power > 0:
             raise TrainingError(f"size_power={self.size_power}: give a positive number")
         if self.full_rate_rms is not None and not self.full_rate_rms > 0:

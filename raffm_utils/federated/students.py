@@ -23,8 +23,10 @@ class Students:
     width among those that reach it, then a submodel, each uniformly: of one size most have the same hidden width.
     """
 
-    def __init__(self, own: Supernet, number: int, soft_share: float, rng: np.random.Generator) -> None:
-        self.own, self.number, self.soft_share, self.rng = own, number, soft_share, rng
+    def __init__(
+        self, own: Supernet, number: int, soft_share: float, rng: np.random.Generator, weight: float = 1.0
+    ) -> None:
+        self.own, self.number, self.soft_share, self.rng, self.weight = own, number, soft_share, rng, weight
         self.edges = np.geomspace(*own.space.reach("parameters"), 2 * SLOTS + 1)
         self.regions: dict[int, list[Region]] = {}
 
@@ -65,7 +67,8 @@ class Students:
         """Add the gradients of the students of one batch to those of the client's network.
 
         A student's loss is `soft_share` times its divergence from the client's `answers` (logits), and the rest on
-        the labels, weighted by `balance`. Each sees the same patches, which `generator` draws.
+        the labels, weighted by `balance`; all of it counts `weight` times the client's own loss. Each sees the same
+        patches, which `generator` draws.
         """
         state = generator.get_state()
         for config in self.drawn():
@@ -77,7 +80,7 @@ class Students:
                 logits = logits_of(student, inputs).float()
             hard = cross_entropy(logits, labels, balance, reduction="sum") / len(labels)
             soft = kl_div(logits.log_softmax(1), answers.log_softmax(1), reduction="batchmean", log_target=True)
-            ((1 - self.soft_share) * hard + self.soft_share * soft).backward()
+            (self.weight * ((1 - self.soft_share) * hard + self.soft_share * soft)).backward()
             self._add_gradients(config, student)
 
     def _add_gradients(self, config: SubmodelConfig, student: nn.Module) -> None:

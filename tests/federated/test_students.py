@@ -20,8 +20,10 @@ from raffm_utils.supernet import CONTIGUOUS, PER_HEAD, Supernet
 OWN = SubmodelConfig(48, (48, 32), (64, 48))
 
 
-def students_of(own: Supernet, number: int = 3, soft_share: float = 0.5, seed: int = 0) -> Students:
-    return Students(own, number, soft_share, np.random.default_rng(seed))
+def students_of(
+    own: Supernet, number: int = 3, soft_share: float = 0.5, seed: int = 0, weight: float = 1.0
+) -> Students:
+    return Students(own, number, soft_share, np.random.default_rng(seed), weight)
 
 
 def only(students: Students, config: SubmodelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +73,7 @@ def test_gradients_are_those_of_the_loss_by_the_shared_weights(kind: str, slicin
     teacher = own.model(**inputs).logits
     cross_entropy(teacher, labels).backward()
     hard_alone = [p.grad.clone() for p in own.model.parameters()]
-    students = students_of(own, soft_share=0.75)
+    students = students_of(own, soft_share=0.75, weight=0.4)
     only(students, config, monkeypatch)
     students.learn(inputs, labels, teacher.detach(), None, False, None, torch.Generator())
     found = [p.grad - before for p, before in zip(own.model.parameters(), hard_alone, strict=True)]
@@ -87,7 +89,7 @@ def test_gradients_are_those_of_the_loss_by_the_shared_weights(kind: str, slicin
         parts[next(names)] = p.part(whole, widths, own.slicing_heads).reshape(p.narrowed_shape(widths))
     logits = functional_call(student, parts, kwargs=inputs).logits
     soft = kl_div(logits.log_softmax(1), teacher.detach().softmax(1), reduction="batchmean")
-    (0.25 * cross_entropy(logits, labels) + 0.75 * soft).backward()
+    (0.4 * (0.25 * cross_entropy(logits, labels) + 0.75 * soft)).backward()
     for p, whole, gradient in zip(own.parameters, own.model.parameters(), found, strict=True):
         expected = torch.zeros_like(whole) if whole.grad is None else whole.grad
         assert torch.allclose(expected, gradient, atol=1e-5), p.name
@@ -144,7 +146,9 @@ def test_the_work_of_students_is_counted_as_it_is_on_average():
     assert [cost.bytes_up for cost in with_students] == [cost.bytes_up for cost in without]
 
 
-@pytest.mark.parametrize("wrong", [{"students": -1}, {"soft_share": 1.5}, {"soft_share": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"students": -1}, {"soft_share": 1.5}, {"soft_share": -0.1}, {"student_weight": 0.0}]
+)
 def test_impossible_students_are_refused(wrong: dict[str, float]):
     (name,) = wrong
     with pytest.raises(TrainingError, match=name):
