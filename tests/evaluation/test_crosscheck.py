@@ -8,6 +8,7 @@ from conftest import FAMILY_NAMES, make_inputs, make_supernet, some_configs, wit
 from raffm_utils.errors import ElasticSpaceError
 from raffm_utils.evaluation import measure_peak_activation_bytes
 from raffm_utils.space import PEAK, Budget, Conditions, CostModel, Live, SubmodelConfig
+from raffm_utils.supernet import Supernet
 
 # where which moment is the peak: narrow or wide attention, narrow or wide FFN
 SPACES = {
@@ -50,16 +51,13 @@ def test_any_blocks_left_out(kind, hidden):
 
 @pytest.mark.parametrize("kind", FAMILY_NAMES)
 def test_one_layer_and_half_precision(kind):
-    supernet = make_supernet(kind, space={"inter_hidden_space": [64, 40]}, num_hidden_layers=1)
-    supernet.model.bfloat16()
-    costs = CostModel(
-        supernet.parameters, patches=supernet.costs.patches, bytes_per_parameter=2, live=supernet.family.live
-    )
+    made = make_supernet(kind, space={"inter_hidden_space": [64, 40]}, num_hidden_layers=1)
+    supernet = Supernet(made.model.bfloat16(), made.family, made.spec)
     nothing = SubmodelConfig(48, (0,), (0,))
     for config in (*some_configs(supernet, 3), nothing):
         inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in full_inputs(kind).items()}
         measured = measure_peak_activation_bytes(supernet.extract(config), inputs)
-        assert costs.under(Conditions(tokens=9)).cost(config).peak_activation_bytes == measured
+        assert supernet.cost(config, 9).peak_activation_bytes == measured
 
 
 def test_measured_is_the_same_twice_and_more_with_eager_attention():

@@ -46,6 +46,7 @@ class Images:
     rows: int = 40
     name: str = "pictures"
     split: str = "test"
+    fingerprint: str = "pictures-test"
     label_names: tuple[str, ...] = ("LABEL_0", "LABEL_1", "LABEL_2")
 
     def __len__(self) -> int:
