@@ -5,12 +5,10 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import CheckpointError, DataError, DeploymentError
 from ..files import check_target
 from ..search import choose
-from ..space import Budget, SubmodelConfig, near_the_limit
+from ..space import Budget, Rng, SubmodelConfig, generator, near_the_limit
 from ..supernet import Supernet
 from .export import Export, check_formats, export_submodel
 
@@ -31,7 +29,7 @@ def deploy(
     formats: Iterable[str] = DEPLOYED_FORMATS,
     candidates: int = CANDIDATES,
     examples: int = EXAMPLES,
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
     progress: bool = True,
 ) -> Export:
     """Pick a submodel inside a budget, export it, read it back, and measure it.
@@ -55,7 +53,7 @@ def deploy(
             f"candidates={candidates}, examples={examples}: give at least 1 candidate, and 2 examples or more; or none"
         )
     supernet = checkpoint if isinstance(checkpoint, Supernet) else Supernet.from_pretrained(checkpoint)
-    rng = rng or np.random.default_rng(0)
+    rng = generator(0 if rng is None else rng)
     config, *others = near_the_limit(supernet.space, budget, candidates if examples else 1, rng)
     choosing, measuring = _validation_halves(supernet, examples)
     chosen = "The first one drawn near the limit; no data was looked at"

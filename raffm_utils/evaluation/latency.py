@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ElasticSpaceError, RaffmError, whole_number
 from ..files import cache_folder, write_atomically
-from ..space import AffineLatency, ElasticSpace, SubmodelConfig, Timed, spread_over_size
+from ..space import AffineLatency, ElasticSpace, Rng, SubmodelConfig, Timed, generator, spread_over_size
 from ..supernet import Supernet
 from .answers import in_eval_mode
 from .example_inputs import example_inputs
@@ -159,7 +159,7 @@ class LatencyModel(AffineLatency):
         held_out: int = 10,
         seconds: float = 30.0,
         cache: bool = True,
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
         progress: bool = True,
     ) -> "LatencyModel":
         """Measure `submodels` submodels for the fit and `held_out` others to test it, in about `seconds`.
@@ -184,7 +184,7 @@ class LatencyModel(AffineLatency):
             model = cls(fitted, others, batch_size, threads, tokens)
             if model._still_holds(supernet):
                 return model
-        rng = np.random.default_rng(0) if rng is None else rng
+        rng = generator(0 if rng is None else rng)
         space = supernet.space.under(tokens=tokens)
         chosen = _chosen(space, submodels, rng)
         apart = [c for c in spread_over_size(space, held_out, rng, "macs") if c not in chosen]

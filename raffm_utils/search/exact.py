@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import ElasticSpaceError, InfeasibleBudget
-from ..space import Axis, Budget, ElasticSpace, Region, SubmodelConfig, Ways
+from ..space import Axis, Budget, ElasticSpace, Region, Rng, SubmodelConfig, Ways, generator
 from .predictor import Predicted
 from .surface import Additive
 
@@ -107,7 +107,7 @@ def best_submodel(space: ElasticSpace, predictor: Predictor, budget: Budget | No
 
 
 def best_submodels(
-    space: ElasticSpace, predictor: Predictor, budget: Budget | None, number: int, rng: np.random.Generator
+    space: ElasticSpace, predictor: Predictor, budget: Budget | None, number: int, rng: Rng
 ) -> list[SubmodelConfig]:
     """Up to `number` different submodels worth measuring: the best one first, then ones that might be.
 
@@ -117,7 +117,7 @@ def best_submodels(
     """
     if number < 1:
         raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
-    budget = budget or Budget()
+    rng, budget = generator(rng), budget or Budget()
     by_width = _Search(space, predictor.surface).best_by_hidden(budget)
     found = dict.fromkeys(by_width[: max(1, number // 2)])
     for _ in range(DRAWS_PER_SUBMODEL * number):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..evaluation import Interval, evaluate
-from ..space import SubmodelConfig
+from ..space import Rng, SubmodelConfig, generator
 from ..supernet import Supernet
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def choose(
     *,
     examples: int | None = None,
     batch_size: int = 128,
-    rng: np.random.Generator | None = None,
+    rng: Rng | None = None,
     progress: bool = True,
 ) -> Selection:
     """Choose the best of a few submodels by successive halving (Karnin et al. 2013) on validation examples.
@@ -82,7 +82,7 @@ def choose(
     """
     from tqdm.auto import tqdm
 
-    order, sizes = _plan(len(set(configs)), data, examples, rng or np.random.default_rng(0))
+    order, sizes = _plan(len(set(configs)), data, examples, generator(0 if rng is None else rng))
     left, rungs = list(dict.fromkeys(configs)), list[Rung]()
     sums = dict.fromkeys(left, (0, 0.0))  # right answers, loss
     steps = [max(1, -(-len(left) // 2**number)) for number in range(len(sizes))]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import SweepError
 from ..evaluation import Interval, SweepRow
-from ..space import Axis, ElasticSpace, SubmodelConfig
+from ..space import Axis, ElasticSpace, Rng, SubmodelConfig, generator
 from .surface import WIDTH_AXES, FittedSurface, Surface, Terms
 
 CONFIDENCE = 0.9
@@ -94,9 +94,9 @@ class AccuracyPredictor:
         accuracy, low, high = (float(values[0]) for values in self._intervals(matrix))
         return Predicted(accuracy, low, high, self._note(config, float(self.surface.leverage(matrix)[0])))
 
-    def plausible(self, rng: np.random.Generator) -> Surface:
+    def plausible(self, rng: Rng) -> Surface:
         """An alternative score, consistent with the same data, to find submodels worth measuring."""
-        return self.surface.draw(rng)
+        return self.surface.draw(generator(rng))
 
     @cached_property
     def held_out(self) -> HeldOut:

@@ -13,4 +13,5 @@ from .elastic_space import ElasticSpace
 from .families import BERT, FAMILIES, VIT, family_of
 from .inside import Inside, Region
 from .latency import AffineLatency, Timed
+from .randomness import Rng, generator
 from .ways import Ways

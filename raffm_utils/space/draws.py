@@ -10,6 +10,7 @@ from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
 from .budget import LATENCY, METRICS, Budget
 from .elastic_space import ElasticSpace
+from .randomness import Rng, generator
 from .ways import Ways, ways_of
 
 NEAR = 0.97  # candidates lie between this share of a limit and the limit
@@ -20,7 +21,7 @@ def sample_between(
     space: ElasticSpace,
     low: float,
     high: float,
-    rng: np.random.Generator,
+    rng: Rng,
     metric: str = "parameters",
     *,
     never_above: bool = False,
@@ -30,7 +31,7 @@ def sample_between(
     An interval without submodels is widened on both sides until it holds some; with `never_above`, only
     downwards. Raises `InfeasibleBudget` when even the smallest submodel lies above.
     """
-    step = max(1, high - low if never_above else (high - low) // 2)
+    rng, step = generator(rng), max(1, high - low if never_above else (high - low) // 2)
     while True:  # ends: the step doubles until the whole reach is covered
         limits: dict[str, Any] = {f"min_{metric}": max(0, low), f"max_{metric}": high}
         try:
@@ -41,9 +42,7 @@ def sample_between(
             low, high, step = low - step, high if never_above else high + step, 2 * step
 
 
-def spread_over_size(
-    space: ElasticSpace, number: int, rng: np.random.Generator, metric: str = "parameters"
-) -> list[SubmodelConfig]:
+def spread_over_size(space: ElasticSpace, number: int, rng: Rng, metric: str = "parameters") -> list[SubmodelConfig]:
     """Draw `number` submodels spread evenly over the logarithm of a cost, from small to large.
 
     The range is cut into `number` parts of equal ratio, and from each one submodel is drawn uniformly. A part that
@@ -51,15 +50,13 @@ def spread_over_size(
     """
     if number < 1 or metric not in METRICS:
         raise ElasticSpaceError(f"number={number}, metric={metric!r}: give at least 1, and one of {', '.join(METRICS)}")
-    least, most = space.reach(metric)
+    rng, (least, most) = generator(rng), space.reach(metric)
     # the ends exactly, whatever rounding does to them
     edges = [least, *(int(edge) for edge in np.geomspace(least, most, number + 1)[1:-1]), most]
     return [sample_between(space, low, high, rng, metric) for low, high in pairwise(edges)]
 
 
-def near_share(
-    space: ElasticSpace, share: float, rng: np.random.Generator, metric: str = "parameters"
-) -> SubmodelConfig:
+def near_share(space: ElasticSpace, share: float, rng: Rng, metric: str = "parameters") -> SubmodelConfig:
     """Draw a submodel that costs about, and at most, `share` of the full network; the smallest if none does."""
     space = space.sized
     smallest, largest = space.reach(metric)
@@ -71,8 +68,9 @@ def near_share(
     return sample_between(space, low, high, rng, metric, never_above=True)
 
 
-def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
+def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: Rng) -> list[SubmodelConfig]:
     """Draw up to `number` different submodels just inside a budget; only the largest if that one fits."""
+    rng = generator(rng)
     tight = budget
     for metric in (*METRICS, LATENCY):
         high = getattr(budget, f"max_{metric}")
@@ -85,7 +83,7 @@ def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: np.ran
     return list(dict.fromkeys(found))[:number]
 
 
-def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generator) -> list[SubmodelConfig]:
+def spread_over_widths(space: ElasticSpace, number: int, rng: Rng) -> list[SubmodelConfig]:
     """Draw `number` submodels to fit a predictor to: hidden width and both total widths are each spread evenly.
 
     Uniform draws nearly all have similar totals, so a predictor would know little beyond those. The three form a Latin
@@ -94,6 +92,7 @@ def spread_over_widths(space: ElasticSpace, number: int, rng: np.random.Generato
     """
     if number < 1:
         raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
+    rng = generator(rng)
     axes = [(ways, _places(ways)) for ways in (ways_of(space.attention), ways_of(space.ffn))]
     shares = [(rng.permutation(number) + rng.random(number)) / number for _ in range(3)]
     configs = []

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from ..errors import ElasticSpaceError, InfeasibleBudget
 from .axes import SubmodelConfig
 from .budget import LATENCY, NS_PER_MS, PEAK, SIZE_TOKENS, Budget
 from .cost import CostModel
 from .inside import Inside, Limit, region
+from .randomness import Rng, generator
 
 REMEMBERED = 4  # budgets; what is inside one takes up to some megabytes
 
@@ -101,7 +100,7 @@ class ElasticSpace:
             regions += [region(hidden, *choices, within) for choices in sets]
         return Inside(regions)
 
-    def sample(self, budget: Budget | None, rng: np.random.Generator) -> SubmodelConfig:
+    def sample(self, budget: Budget | None, rng: Rng) -> SubmodelConfig:
         """Draw a submodel uniformly from all that lie inside `budget`; None means the whole space.
 
         Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
@@ -113,7 +112,7 @@ class ElasticSpace:
         """
         if not (inside := self.inside(budget)).count:
             raise InfeasibleBudget(self.why_infeasible(budget or Budget()))
-        return inside.draw(rng)
+        return inside.draw(generator(rng))
 
     def under(self, **conditions: Any) -> "ElasticSpace":
         """This space under other `Conditions`, given by name: `space.under(tokens=32)`."""

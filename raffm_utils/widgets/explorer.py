@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
-import numpy as np
 
 from ..evaluation import SweepRow
 from ..plotting import widths_svg
-from ..space import Budget, SubmodelConfig
+from ..space import Budget, Rng, SubmodelConfig
 from ..supernet import Supernet
 from .state import ExplorerState, Metric
 from .view import code_html, past_html, result_html, share_html, view_html
@@ -173,7 +172,7 @@ class BudgetExplorer(ipywidgets.VBox):
         rows: Sequence[SweepRow] = (),
         presets: Mapping[str, Budget] | None = None,
         budget: Budget | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
         exports: str | Path = "exports",
     ) -> None:
         self.state = ExplorerState(

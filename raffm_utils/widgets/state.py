@@ -12,7 +12,7 @@ import numpy as np
 from ..deployment import about, export_submodel
 from ..errors import RaffmError
 from ..evaluation import SweepRow
-from ..space import DEVICE_CAPS, Budget, Cost, ElasticSpace, SubmodelConfig
+from ..space import DEVICE_CAPS, Budget, Cost, ElasticSpace, Rng, SubmodelConfig, generator
 from ..supernet import BUNDLED_FOLDER, Supernet, bundled
 from .measurement import Cancelled, Evaluated, Measurement
 
@@ -149,13 +149,13 @@ class ExplorerState:
         rows: Sequence[SweepRow] = (),
         presets: Mapping[str, Budget] | None = None,
         budget: Budget | None = None,
-        rng: np.random.Generator | None = None,
+        rng: Rng | None = None,
         exports: str | Path = "exports",
     ) -> None:
         self.supernet, self.data, self.predictor, self.rows = supernet, data, predictor, tuple(rows)
         self.exports = Path(exports)
         self.exported: Path | None = None
-        self.seed = int((rng or np.random.default_rng(0)).integers(2**63))
+        self.seed = int(generator(0 if rng is None else rng).integers(2**63))
         self.draws = 0
         self.budget = budget or Budget()
         self.total = supernet.space.count()
