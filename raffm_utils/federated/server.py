@@ -3,8 +3,10 @@
 `client.py` is the other end.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -37,22 +39,77 @@ def present(parameters: Iterable[Parameter], config: SubmodelConfig) -> list[Par
     return [p for p in parameters if p.present(config.widths(p.layer))]
 
 
-def fault(update: Update, config: SubmodelConfig, parameters: Iterable[Parameter]) -> str | None:
-    """Check an update against the submodel `config` that was sent; returns what is wrong with it, or None."""
-    sent = {p.name: p.narrowed_shape(config.widths(p.layer)) for p in present(parameters, config)}
+class Asked(NamedTuple):
+    """What the server knows of a client in a round, to check its answer against.
+
+    `weight` is how much the client said that it counts; `most_change` is the most that any of its weights can have
+    moved, by the rate and the number of its steps; `moments` says whether it has to send those of Adam.
+    """
+
+    config: SubmodelConfig
+    weight: float = 1.0
+    most_change: float = math.inf
+    moments: bool = False
+
+
+def fault(update: object, asked: Asked, supernet: Supernet) -> str | None:
+    """Check a client's answer against what it was asked; returns what is wrong with it, or None.
+
+    Nothing of it is believed: types, widths, numbers, the form of every tensor, and how far the weights moved.
+    """
+    if isinstance(update, str):
+        return update  # why it has none
+    if not isinstance(update, Update):
+        return f"a {type(update).__name__} instead of an update"
+    if update.config != asked.config:
+        return f"trained {update.config}, not what it was sent"
+    if not _is_number(update.weight) or update.weight != asked.weight:
+        return f"weight {update.weight!r}, but it said {asked.weight!r}"
+    if not _is_number(update.loss) or update.loss < 0:
+        return f"loss {update.loss!r}: not a number from 0"
+    if not isinstance(update.examples, int) or update.examples < 1:
+        return f"examples {update.examples!r}: not a whole number from 1"
+    if asked.moments != (update.moments is not None):
+        return f"moments of Adam are {'missing' if asked.moments else 'there, but were not asked for'}"
+    return _wrong_tensors(update, asked, supernet)
+
+
+def _wrong_tensors(update: Update, asked: Asked, supernet: Supernet) -> str | None:
+    sent = present(supernet.parameters, asked.config)
+    weights = dict(supernet.model.named_parameters())
     kinds = zip(("", "mean gradient of ", "mean square of "), (update.state, *(update.moments or ())), strict=False)
     for kind, state in kinds:
-        if state.keys() != sent.keys():
-            return f"{kind}other parameters than were sent ({len(state)} instead of {len(sent)})"
-        for name, shape in sent.items():
-            if state[name].shape != shape:
-                return f"{kind}{name} of shape {tuple(state[name].shape)}, not {shape}"
-            if not bool(state[name].isfinite().all()):
-                return f"{kind}{name} is not finite"
+        if not isinstance(state, dict) or state.keys() != {p.name for p in sent}:
+            number = len(state) if isinstance(state, dict) else 0
+            return f"{kind}other parameters than were sent ({number} instead of {len(sent)})"
+        for p in sent:
+            widths = asked.config.widths(p.layer)
+            if wrong := _not_as_sent(state[p.name], p.narrowed_shape(widths), weights[p.name].dtype):
+                return f"{kind}{p.name} {wrong}"
+            if kind:
+                continue
+            before = p.part(weights[p.name].detach(), widths, supernet.slicing_heads)
+            moved = float((state[p.name].view(before.shape) - before).abs().max())
+            if moved > asked.most_change:
+                return f"{p.name} moved by {moved:.3g}, more than its steps can: {asked.most_change:.3g}"
     for name, square in update.moments[1].items() if update.moments else ():
         if float(square.min()) < 0:
             return f"mean square of {name} is negative"
     return None
+
+
+def _not_as_sent(tensor: object, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
+    if not isinstance(tensor, torch.Tensor):
+        return f"is a {type(tensor).__name__}, not a tensor"
+    if tensor.layout is not torch.strided or tensor.dtype != dtype:
+        return f"is {tensor.dtype} ({tensor.layout}), not {dtype}"
+    if tuple(tensor.shape) != shape:
+        return f"of shape {tuple(tensor.shape)}, not {shape}"
+    return None if bool(tensor.isfinite().all()) else "is not finite"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def aggregate(

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +24,7 @@ from .client import Task, client_weight, local_update
 from .recipe import Recipe
 from .rounds import partition, plan_round, steps_of
 from .server import (
+    Asked,
     Moments,
     State,
     Update,
@@ -91,12 +92,19 @@ def run(
     if recipe.carry_moments:
         kept |= {kind: {n: torch.zeros_like(w) for n, w in weights.items()} for kind in ("first", "second")}
         moments = kept["first"], kept["second"]
-    identity = {"recipe": asdict(recipe), "space": repr(supernet.space), "data": train.fingerprint}
+    identity = {
+        "recipe": asdict(recipe),
+        "space": repr(supernet.space),
+        "data": train.fingerprint,
+        "start": supernet.fingerprint(),  # of the weights, the network's settings and the way of slicing
+        "validation": validation.fingerprint,
+    }
     results = _resume(folder, identity, kept)
     recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
     shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
-    # the weight of an average round; clients tell the server their weights, not their data
-    expected = sum(client_weight(shard, recipe) for shard in shards) / recipe.clients * recipe.participants
+    # clients tell the server how much they count, not their data
+    told = [client_weight(shard, recipe) for shard in shards]
+    expected = sum(told) / recipe.clients * recipe.participants  # of an average round
     bar = tqdm(range(len(results), recipe.rounds), initial=len(results), total=recipe.rounds, desc="rounds")
     sizes = {"full": supernet.space.largest(), "smallest": supernet.space.smallest(), **(watched or {})}
 
@@ -115,7 +123,7 @@ def run(
                 number: int = number,
                 rate: float = rate,
                 patches: int | None = patches,
-            ) -> Update:
+            ) -> Update | str:
                 client, config = planned
                 own = supernet.narrowed(config)
                 for parameter in own.parameters:
@@ -125,10 +133,23 @@ def run(
                 go_on = narrowed_moments(supernet, moments, config) if moments and number else None
                 steps = steps_of(supernet, recipe, config)
                 task = Task(config, names, rate, (recipe.seed, number, client), go_on, steps, patches)
-                return local_update(own, task, shards[client], recipe)
+                try:
+                    return local_update(own, task, shards[client], recipe)
+                except Exception as error:  # a client may fail in any way: the round goes on without it
+                    return f"{type(error).__name__}: {error}"
 
             plan = plan_round(supernet, recipe, number)
-            updates, refused = _sound(supernet, plan, list(pool.map(client, plan)))
+            asked = [
+                Asked(
+                    config,
+                    told[client],
+                    most_change(recipe, rate, len(shards[client]), steps_of(supernet, recipe, config)),
+                    recipe.carry_moments,
+                )
+                for client, config in plan
+            ]
+            answers = list(pool.map(client, plan))
+            updates, refused = _sound(supernet, [number for number, _ in plan], asked, answers)
             averaging = [pool.submit(server_update, supernet, momentum, updates, recipe, expected)]
             if moments:
                 averaging.append(pool.submit(moments_update, supernet, moments, updates))
@@ -163,17 +184,26 @@ def run(
     return results
 
 
+LARGEST_STEP = 10.0  # of AdamW, in learning rates: its usual steps are 1, those after rare gradients a few
+
+
+def most_change(recipe: Recipe, rate: float, examples: int, steps: int | None) -> float:
+    """The most that a weight of a client can move in a round in which it takes at most `steps` steps a local epoch."""
+    batches = math.ceil(examples / recipe.batch_size) if steps is None else steps
+    return LARGEST_STEP * rate * batches * recipe.local_epochs
+
+
 def _sound(
-    supernet: Supernet, plan: list[tuple[int, SubmodelConfig]], updates: list[Update]
+    supernet: Supernet, clients: Sequence[int], asked: Sequence[Asked], answers: Sequence[Update | str]
 ) -> tuple[list[Update], dict[str, str]]:
-    """The usable updates, and the reasons why those of other clients are refused, printed at once."""
+    """The usable updates, and why those of other clients are left out, printed at once."""
     sound, refused = [], {}
-    for (number, config), update in zip(plan, updates, strict=True):
-        if wrong := fault(update, config, supernet.parameters):
-            refused[str(number)] = wrong
-            tqdm.write(f"client {number} is refused in this round: {wrong}")
-        else:
-            sound.append(update)
+    for client, each, answer in zip(clients, asked, answers, strict=True):
+        if wrong := fault(answer, each, supernet):
+            refused[str(client)] = wrong
+            tqdm.write(f"client {client} is left out of this round: {wrong}")
+        elif isinstance(answer, Update):
+            sound.append(answer)
     return sound, refused
 
 
@@ -228,7 +258,7 @@ def _write_log(folder: Path, results: list[RoundResult]) -> None:
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    return {**identity["recipe"], "space": identity["space"], "data": identity["data"]}
+    return {**identity["recipe"], **{key: value for key, value in identity.items() if key != "recipe"}}
 
 
 def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> list[RoundResult]:
@@ -240,6 +270,8 @@ def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> l
     stored, given = (_flat(part) for part in (json.loads(metadata["identity"]), identity))
     # a run from before an option existed was trained without it; one with an option that is gone may have it unused
     stored = {**asdict(Recipe()), **{key: value for key, value in stored.items() if REMOVED.get(key, ...) != value}}
+    # nor did runs always say what they started from, and what they were watched on
+    stored = {**{key: given[key] for key in ("start", "validation")}, **stored}
     if stored != given:
         differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
         raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")

@@ -28,7 +28,7 @@ from raffm_utils.federated import (
     server_update,
 )
 from raffm_utils.federated.rounds import steps_of
-from raffm_utils.federated.server import fault
+from raffm_utils.federated.server import Asked, fault
 from raffm_utils.space import DEVICE_CAPS, SYSTEM_SETTINGS, Axis, Parameter, SubmodelConfig, Use, near_share
 from raffm_utils.supernet import PER_HEAD, Supernet
 
@@ -189,7 +189,7 @@ def test_blocks_that_a_client_does_not_have_stay_as_they_are(kind: str):
             dense[p.name][number][tuple(rows)] = 2.0**number * (sent[p.name] - state[p.name][tuple(rows)])
             covered[p.name][number][tuple(rows)] = 2.0**number
         updates.append(Update(config, sent, 1, 0.0, weight=2.0**number))
-        assert fault(updates[-1], config, supernet.parameters) is None
+        assert fault(updates[-1], Asked(config, 2.0**number), supernet) is None
     change, coverage = aggregate(state, supernet.parameters, supernet.slicing_heads, updates)
     for name in state:
         assert torch.equal(coverage[name], covered[name].sum(0)), name
@@ -205,9 +205,9 @@ def test_an_update_without_a_block_that_was_sent_is_faulty_and_one_with_too_much
     without = SubmodelConfig(48, (48, 0), (64, 64))
     whole = {name: p.detach().clone() for name, p in supernet.model.named_parameters()}
     part = {p.name: whole[p.name] for p in supernet.parameters if p.layer != 1 or p.block is not Axis.ATTENTION}
-    assert fault(Update(without, part, 1, 0.0), without, supernet.parameters) is None
-    assert "other parameters" in str(fault(Update(without, whole, 1, 0.0), without, supernet.parameters))
-    assert "other parameters" in str(fault(Update(without, part, 1, 0.0), supernet.full, supernet.parameters))
+    assert fault(Update(without, part, 1, 0.0), Asked(without), supernet) is None
+    assert "other parameters" in str(fault(Update(without, whole, 1, 0.0), Asked(without), supernet))
+    assert "not what it was sent" in str(fault(Update(without, part, 1, 0.0), Asked(supernet.full), supernet))
 
 
 # --- the server ---

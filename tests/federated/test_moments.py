@@ -8,7 +8,7 @@ from helpers.federated import RECIPE, learnable_split, make_even_supernet, one_t
 
 from raffm_utils.errors import TrainingError
 from raffm_utils.federated import Recipe, Update, local_update, simulation
-from raffm_utils.federated.server import State, fault, moments_update, narrowed_moments, present
+from raffm_utils.federated.server import Asked, State, fault, moments_update, narrowed_moments, present
 from raffm_utils.space import SubmodelConfig
 from raffm_utils.supernet import Supernet
 
@@ -74,22 +74,27 @@ def test_the_server_averages_moments_over_the_clients_that_cover_an_entry():
         assert torch.equal(inner[48:], torch.full_like(inner[48:], old)), "nobody covers it"
 
 
+ASKED = Asked(make_even_supernet().full, moments=True)
+
+
 def test_moments_that_cannot_be_used_are_a_fault():
     supernet = make_even_supernet()
     state = {name: p.data.clone() for name, p in supernet.model.named_parameters()}
     good = Update(supernet.full, state, 1, 0.0, 1.0, (moments_like(supernet, 0.0), moments_like(supernet, 0.0)))
-    assert fault(good, supernet.full, supernet.parameters) is None
+    assert fault(good, ASKED, supernet) is None
     name = "classifier.bias"
     harm = (0, torch.nan, "mean gradient of .* not finite"), (1, -1.0, "mean square of .* negative")
     for place, value, words in harm:
         moments = (moments_like(supernet, 0.0), moments_like(supernet, 0.0))
         moments[place][name][2] = value
-        found = fault(replace(good, moments=moments), supernet.full, supernet.parameters)
+        found = fault(replace(good, moments=moments), ASKED, supernet)
         with pytest.raises(ValueError, match=words):
             raise ValueError(found)
     moments = (moments_like(supernet, 0.0), moments_like(supernet, 0.0))
     del moments[1][name]
-    assert "other parameters" in str(fault(replace(good, moments=moments), supernet.full, supernet.parameters))
+    assert "other parameters" in str(fault(replace(good, moments=moments), ASKED, supernet))
+    assert "missing" in str(fault(replace(good, moments=None), ASKED, supernet))
+    assert "not asked" in str(fault(good, ASKED._replace(moments=False), supernet))
 
 
 def test_a_run_that_carries_moments_resumes_bit_for_bit_and_learns(tmp_path, monkeypatch):

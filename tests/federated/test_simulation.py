@@ -4,8 +4,10 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from raffm_utils import files
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
-from raffm_utils.federated import Recipe, RoundResult, simulation
+from raffm_utils.federated import Recipe, RoundResult, Update, simulation
 from raffm_utils.supernet import Supernet
 
 Result = tuple[Supernet, list[RoundResult]]
@@ -162,11 +164,11 @@ def test_the_number_of_threads_comes_back_after_training(tmp_path):
     assert torch.get_num_threads() == 2
 
 
-class Stop(Exception):
-    """Stands for anything that goes wrong."""
+class Stop(BaseException):
+    """Stands for anything that ends a run, unlike an error of one client."""
 
 
-def test_a_run_stopped_by_an_error_in_a_round_goes_on_bit_for_bit(tmp_path, monkeypatch, uninterrupted):
+def test_a_run_interrupted_in_a_round_goes_on_bit_for_bit(tmp_path, monkeypatch, uninterrupted):
     local_update, calls = simulation.local_update, []
 
     def fail_in_the_third_round(*arguments):
@@ -226,7 +228,38 @@ run_tiny(Path(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("harm", ["nan", "shape", "names"])
+FC2 = "vit.layers.1.mlp.fc2.weight"
+
+
+def _raise(update: Update) -> Update:
+    raise OSError("the battery is empty")
+
+
+def _with(change: Callable[[torch.Tensor], Any]) -> Callable[[Update], Update]:
+    return lambda update: replace(update, state={**update.state, FC2: change(update.state[FC2])})
+
+
+HARM: dict[str, tuple[Callable[[Update], Any], str]] = {
+    "nan": (_with(lambda w: w * float("nan")), "fc2.weight is not finite"),
+    "shape": (_with(lambda w: w[:, 1:]), "fc2.weight of shape"),
+    "names": (lambda u: replace(u, state={n: w for n, w in u.state.items() if n != FC2}), "other parameters"),
+    "whole numbers": (_with(lambda w: (10 * w).to(torch.int8)), "fc2.weight is torch.int8"),
+    "doubles": (_with(lambda w: w.double()), "fc2.weight is torch.float64"),
+    "sparse": (_with(lambda w: w.to_sparse()), "torch.sparse_coo"),
+    "no tensor": (_with(lambda w: w.numpy()), "fc2.weight is a ndarray, not a tensor"),
+    "huge": (_with(lambda w: w * 0 + 1e30), "fc2.weight moved by 1e+30, more than its steps can"),
+    "a thousand times": (_with(lambda w: 1000 * w), "fc2.weight moved by"),
+    "weight": (lambda u: replace(u, weight=1e6), "weight 1000000.0, but it said 1.0"),
+    "no weight": (lambda u: replace(u, weight=float("nan")), "weight nan"),
+    "loss": (lambda u: replace(u, loss=float("nan")), "loss nan"),
+    "examples": (lambda u: replace(u, examples=-5), "examples -5"),
+    "widths": (lambda u: replace(u, config=make_even_supernet().space.smallest()), "not what it was sent"),
+    "nothing": (lambda u: None, "a NoneType instead of an update"),
+    "raises": (_raise, "OSError: the battery is empty"),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
 def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatch, capsys, harm: str):
     """The model goes on as if that client had not been there."""
     local_update = simulation.local_update
@@ -235,15 +268,7 @@ def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatc
 
     def harmed(own, task, data, recipe):
         update = local_update(own, task, data, recipe)
-        if task.seed[1:] == (1, victim):
-            name = "vit.layers.1.mlp.fc2.weight"
-            if harm == "nan":
-                update.state[name][3, 4] = float("nan")
-            elif harm == "shape":
-                update.state[name] = update.state[name][:, 1:]
-            else:
-                del update.state[name]
-        return update
+        return HARM[harm][0](update) if task.seed[1:] == (1, victim) else update
 
     monkeypatch.setattr(simulation, "local_update", harmed)
     supernet, rows = run_tiny(tmp_path, recipe=recipe)[:2]
@@ -253,9 +278,8 @@ def test_an_update_that_cannot_be_used_is_refused_and_named(tmp_path, monkeypatc
     lines = [json.loads(line) for line in (tmp_path / simulation.LOG_FILE).read_text().splitlines()]
     assert [list(line) for line in lines] == [LOGGED, [*LOGGED[:4], "refused", *LOGGED[4:]]]
     assert run_tiny(tmp_path, recipe=recipe)[1] == rows, "read back with the reason"
-    reason = {"nan": "fc2.weight is not finite", "shape": "fc2.weight of shape", "names": "other parameters"}[harm]
-    assert reason in rows[1].refused[str(victim)]
-    assert f"client {victim} is refused" in capsys.readouterr().out
+    assert HARM[harm][1] in rows[1].refused[str(victim)]
+    assert f"client {victim} is left out of this round" in capsys.readouterr().out
     assert all(bool(p.isfinite().all()) for p in supernet.model.parameters())
 
     plan = simulation.plan_round
@@ -332,6 +356,38 @@ def test_another_network_in_the_same_folder_is_refused(uninterrupted):
     train, validation = learnable_split(240, 1), learnable_split(100, 2, "validation")
     for other in (make_even_supernet(num_hidden_layers=1), make_supernet(hidden_size=52, space={})):
         before = {name: p.data.clone() for name, p in other.model.named_parameters()}
-        with pytest.raises(TrainingError, match=r"another (space|network)"):
+        with pytest.raises(TrainingError, match=r"another .*(space|network)"):
             simulation.run(other, train, validation, RECIPE, folder)
         assert all(torch.equal(p.data, before[name]) for name, p in other.model.named_parameters())
+
+
+def test_a_run_belongs_to_its_start_its_slicing_and_its_validation_data(tmp_path):
+    def go(folder, supernet=None, validation=None):
+        few = learnable_split(60, 2) if validation is None else validation
+        return simulation.run(supernet or make_even_supernet(), learnable_split(240, 1), few, recipe, tmp_path / folder)
+
+    recipe = replace(RECIPE, rounds=2)
+    rows = go("run")
+    assert go("run") == rows, "the same goes on"
+    other = make_even_supernet()
+    other.model.classifier.bias.data += 1
+    contiguous = make_even_supernet()
+    contiguous = Supernet(contiguous.model, contiguous.family, replace(contiguous.spec, head_slicing="contiguous"))
+    for change, words in (
+        ({"supernet": other}, "another start"),
+        ({"supernet": contiguous}, "another start"),
+        ({"validation": learnable_split(50, 8)}, "another validation"),
+    ):
+        with pytest.raises(TrainingError, match=words):
+            go("run", **change)
+
+
+def test_a_round_in_which_every_client_fails_changes_nothing(tmp_path, monkeypatch):
+    def broken(own, task, data, recipe):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(simulation, "local_update", broken)
+    supernet, rows = run_tiny(tmp_path, recipe=replace(RECIPE, rounds=2, average_rounds=1))[:2]
+    assert [(row.clients, len(row.refused)) for row in rows] == [(0, RECIPE.participants)] * 2
+    start = make_even_supernet().model.state_dict()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in supernet.model.state_dict().items())
