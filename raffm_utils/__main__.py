@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from .errors import RaffmError
-from .figures import redraw, sweep_checkpoint
+from .figures import redraw, sweep_checkpoint, sweep_front
 from .space import LATENCY, METRICS, PEAK, Budget
 
 
@@ -27,6 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     sweep_parser.add_argument(
         "--ends", action="store_true", help="only the full network, half of it and the smallest, on all of the split"
     )
+    sweep_parser.add_argument(
+        "--front",
+        type=int,
+        metavar="N",
+        help="only those chosen at up to N sizes by the stored sweep on validation, on all of the test split",
+    )
     train_parser = commands.add_parser("train", help="train a named checkpoint, resumably; without a name, list them")
     train_parser.add_argument("name", nargs="?")
     train_parser.add_argument("--folder", type=Path, help="where to write it; by default over the bundled one")
@@ -43,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "figures":
             redraw(options.submodels, options.examples, options.seed)
+        elif options.command == "sweep" and options.front is not None:
+            sweep_front(options.name, options.front, None)
         elif options.command == "sweep":
             examples = None if options.ends else options.examples
             sweep_checkpoint(options.name, None if options.ends else options.submodels, examples, options.split)

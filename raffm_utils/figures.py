@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import evaluation, plotting
+from . import evaluation, plotting, search
 from .data import DATASETS, Tokens
 from .errors import CheckpointError, DataError
 from .evaluation import ENDS, SweepRow, ends, read_sweep
@@ -30,6 +30,7 @@ PUBLISHED = {
 }
 # Checkpoints of one dataset trained under different system settings, and the figure that lays them over each other.
 SETTINGS = {"Large": "vit-small-cifar10-large-budget", "Small": "vit-small-cifar10-small-budget"}
+FRONT = "front"  # the folder in `figures/data/` of what `sweep_front` measures
 SETTINGS_STEM, HETEROGENEITY_STEM = "vit_cifar10_settings", "heterogeneity"
 HETEROGENEITY = REPOSITORY / "benchmarks" / "heterogeneity.json"
 
@@ -95,8 +96,9 @@ def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> N
     whole = [row for row in _rows(name, ENDS) if row.fingerprint == fingerprint]
     ends = {row.config: row for row in [*stored, *whole]}
     full, smallest = ends.get(space.largest()), ends.get(space.smallest())
+    front = [row for row in _rows(name, FRONT) if row.fingerprint == fingerprint]
     title = f"{supernet.family.label} Scaled Model Performance"
-    _draw(name, title, stored, metric, live=live, full=full, smallest=smallest, count=space.count())
+    _draw(name, title, stored, metric, live=live, front=front, full=full, smallest=smallest, count=space.count())
 
 
 def _stored(name: str, rows: list[SweepRow]) -> None:
@@ -114,13 +116,21 @@ def _draw(
     metric: str,
     *,
     live: list[SweepRow] | None = None,
+    front: list[SweepRow] | None = None,
     full: SweepRow | None,
     smallest: SweepRow | None,
     count: int | None = None,
 ) -> None:
     stem, title = PUBLISHED.get(name, (f"{name}_performance_vs_params", title))
     ax = plotting.plot_accuracy_vs_parameters(
-        rows, title=title, metric=metric, live=live or (), full=full, smallest=smallest, count=count
+        rows,
+        title=title,
+        metric=metric,
+        live=live or (),
+        front=front or (),
+        full=full,
+        smallest=smallest,
+        count=count,
     )
     _save(ax, stem)
 
@@ -161,6 +171,29 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
         spread += [drawn[place] for place in rng.permutation(submodels)]
     path = folder / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
     rows = sweep(supernet, spread, data, path, seed=seed)
-    for row in rows if submodels is None else ():
+    if submodels is None:
+        _print_sizes(supernet, rows)
+
+
+def sweep_front(name: str, sizes: int, examples: int | None, seed: int = 0) -> None:
+    """Choose submodels by the stored sweep on validation, at up to `sizes` sizes, and measure them on test.
+
+    They are those of `search.pareto_front`. Rows go to `figures/data/front/`.
+    """
+    from .data import load_split
+
+    supernet = Supernet.from_pretrained(name, tokens=SIZE_TOKENS)
+    space, metric = supernet.space, supernet.family.size_metric
+    rows = read_sweep(plotting.FIGURES / "data" / f"{supernet.name}-validation.jsonl")
+    own = [row for row in rows if row.fingerprint == supernet.fingerprint()]
+    predictor = search.AccuracyPredictor.fit(own, space, seed=seed)
+    chosen = [point.config for point in search.pareto_front(space, predictor, metric, sizes)]
+    data = load_split(supernet.spec.dataset, "test", limit=examples, processor=supernet.processor)
+    path = plotting.FIGURES / "data" / FRONT / f"{supernet.name}.jsonl"
+    _print_sizes(supernet, evaluation.sweep(supernet, chosen, data, path, seed=seed))
+
+
+def _print_sizes(supernet: Supernet, rows: list[SweepRow]) -> None:
+    for row in rows:
         size = f"{getattr(row, supernet.family.size_metric) / 1e6:.2f} M parameters"
-        print(f"{size}: {row:.2%} of {row.examples:,} {split} examples")
+        print(f"{size}: {row:.2%} of {row.examples:,} {row.split} examples")

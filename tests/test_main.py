@@ -18,6 +18,8 @@ from raffm_utils import figures as redraw
 from raffm_utils.errors import DataError, TrainingError
 from raffm_utils.evaluation import read_sweep
 from raffm_utils.federated import named_checkpoints as recipes
+from raffm_utils.search import AccuracyPredictor
+from raffm_utils.space import Budget
 from raffm_utils.supernet import ElasticSpec, checkpoints
 
 
@@ -173,6 +175,29 @@ def test_sweep_of_the_ends_measures_three_sizes_on_the_whole_split(project, caps
     printed = capsys.readouterr().out
     for row in rows:
         assert f"{row.accuracy:.2%} ({row.low:.2%} to {row.high:.2%}) of 60 test examples" in printed
+
+
+def test_sweep_of_the_front_measures_what_is_chosen_on_validation_and_figures_show_it(project, capsys, monkeypatch):
+    validation = ["sweep", "tiny", "--submodels", "40", "--examples", "40", "--split", "validation"]
+    assert commands.main(validation) == 0
+    assert commands.main(["sweep", "tiny", "--front", "4"]) == 0
+    rows, space = read_sweep(project.figures / "data" / "front" / "tiny.jsonl"), make_even_supernet().space
+    assert rows[0].config == space.smallest()
+    assert {(row.split, row.examples) for row in rows} == {("test", 60)}
+    assert [row.parameters for row in rows] == sorted(row.parameters for row in rows)
+    assert f"M parameters: {rows[-1]:.2%} of 60 test examples" in capsys.readouterr().out
+    predictor = AccuracyPredictor.fit(read_sweep(project.sweep.with_name("tiny-validation.jsonl")), space)
+    rng = np.random.default_rng(0)
+    for row in rows:
+        others = [space.sample(Budget(max_parameters=row.parameters), rng) for _ in range(20)]
+        best = predictor.predict(row.config).accuracy
+        assert all(predictor.predict(config).accuracy <= best + 1e-9 for config in others)
+    drawn = []
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append(k) or plot(r, **k))
+    assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40"]) == 0
+    assert commands.main(FIGURES) == 0
+    assert drawn[0]["front"] == rows
 
 
 # --- figures ---

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import SweepError
-from .style import AXIS_LABELS, ORANGE, PURPLE, VERMILION, approximately, new_axes
+from .style import AXIS_LABELS, GREEN, ORANGE, PURPLE, VERMILION, approximately, is_wide, logarithmic, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-LOG_FROM = 4.0  # times the smallest size: from there on, a linear axis would crowd the small ones
 
 
 class Measured(Protocol):
@@ -40,6 +37,7 @@ def plot_accuracy_vs_parameters(
     *,
     title: str = "ViT Scaled Model Performance",
     live: Sequence[Measured] = (),
+    front: Sequence[Measured] = (),
     full: Measured | None = None,
     smallest: Measured | None = None,
     count: int | None = None,
@@ -47,9 +45,9 @@ def plot_accuracy_vs_parameters(
 ) -> "Axes":
     """Accuracy of many submodels against a cost, as a hexagonal histogram; returns the Axes.
 
-    `live` points are drawn one by one with their intervals, `full` and `smallest` are marked and labelled;
-    `count`, the number of submodels in the space, is given in the caption. The cost has a logarithmic axis where the
-    largest is `LOG_FROM` times the smallest or more.
+    `live` points are drawn one by one with their intervals, those of `front`, which a search has chosen at several
+    sizes, along a line, `full` and `smallest` are marked and labelled; `count`, the number of submodels in the space,
+    is given in the caption. The cost has a logarithmic axis where the range asks for it, see `is_wide`.
 
     Example:
         rows = read_sweep("figures/data/vit-small-fashion-mnist-large-budget.jsonl")
@@ -60,9 +58,9 @@ def plot_accuracy_vs_parameters(
 
     ax = ax or new_axes((8.4, 6.2))
     ax.set_axisbelow(True)
-    marked = [*live, *(point for point in (full, smallest) if point is not None)]
+    marked = [*live, *front, *(point for point in (full, smallest) if point is not None)]
     sizes = [_millions(point, metric) for point in [*rows, *marked]]
-    wide = bool(sizes) and max(sizes) >= LOG_FROM * min(sizes) > 0
+    wide = is_wide(sizes)
     if rows:
         cells = ax.hexbin(
             [_millions(row, metric) for row in rows],
@@ -81,6 +79,11 @@ def plot_accuracy_vs_parameters(
     if live:
         label = f"{len(live)} submodel{'' if len(live) == 1 else 's'} evaluated just now"
         plot_intervals(live, ax, metric=metric, label=label)
+    if front:
+        line = sorted((_millions(point, metric), 100 * point.accuracy) for point in front)
+        ax.plot(*zip(*line, strict=True), color=GREEN, linewidth=1.6, zorder=4)
+        label = f"{len(front)} chosen by the search on validation"
+        plot_intervals(front, ax, metric=metric, label=label, marker="s", colour=GREEN, size=6)
     for point, name, marker, colour in (
         (full, "full network", "*", VERMILION),
         (smallest, "smallest", "D", PURPLE),
@@ -91,28 +94,18 @@ def plot_accuracy_vs_parameters(
             size = 15 if marker == "*" else 8
             plot_intervals([point], ax, metric=metric, label=label, marker=marker, colour=colour, size=size)
     if wide:
-        _logarithmic(ax)
+        logarithmic(ax)
     ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
     ax.margins(0.06)
     ax.set_title(title, fontsize=14)
     ax.set_xlabel(AXIS_LABELS[metric], fontsize=12)
     ax.set_ylabel("Accuracy (%)", fontsize=12)
-    if live or full is not None or smallest is not None:
+    if live or front or full is not None or smallest is not None:
         ax.legend(loc=_free_corner(ax, rows, metric), fontsize=9, framealpha=0.95)
     below: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "va": "top"}
-    text = _caption(rows, live, count)
+    text = _caption(rows, live, front, count)
     ax.annotate(text, (0.5, 0), (0, -44), fontsize=8.5, color="#333333", annotation_clip=False, **below)
     return ax
-
-
-def _logarithmic(ax: "Axes") -> None:
-    """A logarithmic size axis, with plain numbers at 1, 2 and 5 of every power of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _free_corner(ax: "Axes", rows: Sequence[Measured], metric: str) -> Literal["upper left", "lower right"]:
@@ -173,7 +166,7 @@ def _extent(
     return left, right + 0.1 * (left == right), bottom, top + 0.1 * (bottom == top)
 
 
-def _caption(rows: Sequence[Measured], live: Sequence[Measured], count: int | None) -> str:
+def _caption(rows: Sequence[Measured], live: Sequence[Measured], front: Sequence[Measured], count: int | None) -> str:
     points = [*rows, *live]
     if not points:
         return ""
@@ -188,6 +181,8 @@ def _caption(rows: Sequence[Measured], live: Sequence[Measured], count: int | No
         text = f"{shown} and {just_now}, each {_on(rows)}"
     else:
         text = f"{shown}, each {_on(rows)}\n{just_now}, {_on(live)}"
+    if front:
+        text += f"\n{len(front):,} chosen by the search, each {_on(front)}"
     text += f"\n95% intervals, typically ±{half_width:.1f} points"
     if count is not None:
         mantissa, exponent = approximately(count)

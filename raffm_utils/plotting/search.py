@@ -8,7 +8,7 @@ import numpy as np
 from ..evaluation import Interval, LatencyModel, SweepRow
 from ..search import FleetPlan, FrontPoint, HeldOut
 from ..space import PRESETS
-from .style import AXIS_LABELS, BLUE, GREEN, ORANGE, PURPLE, VERMILION, label_axes, new_axes
+from .style import AXIS_LABELS, BLUE, GREEN, ORANGE, PURPLE, VERMILION, is_wide, label_axes, logarithmic, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,8 @@ def plot_pareto(
 ) -> "Axes":
     """The predicted front with its 90 % intervals, over the measured submodels; returns the Axes.
 
-    `metric` is the one that the front was asked for. Points that lie outside the data are hollow.
+    `metric` is the one that the front was asked for. Points that lie outside the data are hollow. The cost has a
+    logarithmic axis where the range asks for it.
     """
     ax = ax or new_axes((8.4, 5.2))
     unit, unit_name = (1.0, "ms") if metric.endswith("_ms") else (1e6, "MB" if metric.endswith("_bytes") else "million")
@@ -40,6 +41,8 @@ def plot_pareto(
         if part:
             x, y = [cost[number] for number in part], [accuracy[number] for number in part]
             ax.scatter(x, y, s=30, color=face, edgecolors=BLUE, zorder=4, label=text or None)
+    if is_wide([*cost, *(getattr(row, metric) / unit for row in measured)]):
+        logarithmic(ax)
     label_axes(ax, across_label, "Accuracy (%)")
     ax.legend(loc="lower right", fontsize=9)
     return ax

@@ -3,6 +3,7 @@
 Colours are from the palette of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,24 @@ def label_axes(ax: "Axes", across: str, up: str) -> None:
     ax.grid(True, linestyle="--", linewidth=0.6, color="#b0b0b0", alpha=0.8)
     ax.set_xlabel(across, fontsize=11)
     ax.set_ylabel(up, fontsize=11)
+
+
+LOG_FROM = 4.0  # times the smallest size: from there on, a linear axis would crowd the small ones
+
+
+def is_wide(sizes: Sequence[float]) -> bool:
+    """Whether sizes differ so much that their axis should be logarithmic."""
+    return bool(sizes) and max(sizes) >= LOG_FROM * min(sizes) > 0
+
+
+def logarithmic(ax: "Axes") -> None:
+    """A logarithmic size axis, with plain numbers at 1, 2 and 5 of every power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(fig: "Figure", name: str, folder: str | Path = FIGURES) -> list[Path]:

@@ -142,7 +142,7 @@ def largest_submodel(space: ElasticSpace, budget: Budget | None = None, metric: 
 def pareto_front(
     space: ElasticSpace, predictor: Predictor, metric: str = "parameters", points: int = 40
 ) -> list[FrontPoint]:
-    """The best submodels at up to `points` limits spread evenly over one cost, from small to large.
+    """The best submodels at up to `points` limits spread evenly over the logarithm of one cost, from small to large.
 
     Each is the exact best under its limit. A limit that brings no improvement adds no point.
     """
@@ -150,7 +150,10 @@ def pareto_front(
     if points < 2:
         raise ElasticSpaceError(f"points={points}: a front needs at least 2")
     search, front = _Search(space, predictor.surface), dict[SubmodelConfig, FrontPoint]()
-    for limit in np.linspace(*space.reach(metric), points):
+    least, most = space.reach(metric)
+    spaced = np.geomspace if least > 0 else np.linspace
+    # the ends exactly, whatever rounding does to them
+    for limit in (least, *np.clip(spaced(least, most, points)[1:-1], least, most), most):
         limits: dict[str, Any] = {f"max_{metric}": float(limit)}
         config = search.best_by_hidden(Budget(**limits))[0]
         if config not in front:

@@ -72,6 +72,17 @@ def test_the_axis_says_when_embeddings_are_left_out():
         plot_accuracy_vs_parameters([OldRow(8_000_000, 0.85)], metric="encoder_parameters")
 
 
+def test_what_a_search_has_chosen_is_a_line_with_intervals():
+    chosen = [Row(12_000_000, 0.9), Row(8_500_000, 0.88), Row(17_000_000, 0.91)]
+    ax = plot_accuracy_vs_parameters(ROWS, front=chosen)
+    (line,) = [line for line in ax.lines if len(line.get_xdata()) == 3 and line.get_linestyle() == "-"]
+    assert list(line.get_xdata()) == [8.5, 12, 17]
+    assert list(line.get_ydata()) == pytest.approx([88, 90, 91])
+    assert len(whiskers_of(ax)) == 3
+    assert "3 chosen by the search" in texts_of(ax)
+    assert any("3 chosen by the search" in text.get_text() for text in ax.get_legend().get_texts())
+
+
 def test_every_row_is_in_a_cell():
     assert cells_of(plot_accuracy_vs_parameters(ROWS)).get_array().sum() == len(ROWS)
 

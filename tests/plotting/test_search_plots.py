@@ -37,12 +37,14 @@ def test_front_is_drawn_over_what_was_measured():
     np.testing.assert_allclose(outside, [[4, 84], [5, 85], [6, 86]])
     assert "outside the data" in [text.get_text() for text in ax.get_legend().get_texts()]
     assert ax.get_xlabel() == "Model Parameters (Million)"
+    assert ax.get_xscale() == "log"
 
 
 def test_a_front_alone_and_rows_without_the_metric_are_no_error():
     front = [FrontPoint(SPACE.smallest(), 5e6, Predicted(0.8, 0.7, 0.9))] * 2
     ax = plot_pareto(front, ROWS, metric="macs")
     assert [len(points) for points in points_of(ax)] == [2]
+    assert ax.get_xscale() == "linear"
     assert plot_pareto(front, [], ax, metric="macs") is ax
 
 
