@@ -119,13 +119,13 @@ class Pixels:
     @classmethod
     def encode(cls, raw: "datasets.Dataset", processor: Any) -> dict[str, torch.Tensor]:
         """The images as the processor resizes and crops them."""
-        pixels = torch.empty(0, dtype=torch.uint8)
+        pixels = torch.empty(0, dtype=torch.uint8, device="cpu")
         for start in _chunks(len(raw)):
             try:
                 images = [upright_rgb(image) for image in raw[start : start + CHUNK]["image"]]
                 batch = processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
                 if start == 0:
-                    pixels = torch.empty((len(raw), *batch.shape[1:]), dtype=torch.uint8)
+                    pixels = torch.empty((len(raw), *batch.shape[1:]), dtype=torch.uint8, device="cpu")
                 if batch.shape[1:] != pixels.shape[1:]:
                     raise ValueError(f"shapes {tuple(pixels.shape[1:])} and {tuple(batch.shape[1:])}")
             except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ class Pixels:
         return cls(pixels, processor)
 
     def order(self, rows: torch.Tensor) -> torch.Tensor:
-        return torch.arange(len(rows))
+        return torch.arange(len(rows), device="cpu")
 
     def batch(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Exactly what the processor would give."""
@@ -153,8 +153,8 @@ class Pixels:
         if self.processor.do_rescale:
             values *= self.processor.rescale_factor
         if self.processor.do_normalize:
-            values -= torch.tensor(per_channel(self.processor.image_mean)).view(-1, 1, 1)
-            values /= torch.tensor(per_channel(self.processor.image_std)).view(-1, 1, 1)
+            values -= _per_channel(self.processor.image_mean)
+            values /= _per_channel(self.processor.image_std)
         return {"pixel_values": values}
 
 
@@ -216,8 +216,8 @@ class Tokens:
     @staticmethod
     def _joined(ids: list[list[int]]) -> dict[str, torch.Tensor]:
         return {
-            "ids": torch.tensor([token for row in ids for token in row], dtype=torch.int32),
-            "lengths": torch.tensor([len(row) for row in ids], dtype=torch.int32),
+            "ids": torch.tensor([token for row in ids for token in row], dtype=torch.int32, device="cpu"),
+            "lengths": torch.tensor([len(row) for row in ids], dtype=torch.int32, device="cpu"),
         }
 
     @classmethod
@@ -238,10 +238,15 @@ class Tokens:
         spans = zip(self.starts[rows].tolist(), lengths.tolist(), strict=True)
         sentences = [self.ids[start : start + length].long() for start, length in spans]
         ids = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=self.pad_id)
-        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+        columns = torch.arange(ids.shape[1], device="cpu")
+        return {"input_ids": ids, "attention_mask": (columns < lengths[:, None]).long()}
 
 
 Encoding = Pixels | Tokens
+
+
+def _per_channel(values: Any) -> torch.Tensor:
+    return torch.tensor(per_channel(values), dtype=torch.float32, device="cpu").view(-1, 1, 1)
 
 
 def _checksum(tensors: dict[str, torch.Tensor]) -> str:

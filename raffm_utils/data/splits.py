@@ -78,9 +78,9 @@ class Split(torch.utils.data.Dataset[dict[str, Any]]):
         return self.encoded
 
     def _positions(self, indices: Any) -> torch.Tensor:
-        positions = torch.as_tensor(indices)
+        positions = torch.as_tensor(indices, device="cpu")
         if positions.numel() == 0:
-            return torch.empty(0, dtype=torch.int64)
+            return torch.empty(0, dtype=torch.int64, device="cpu")
         low, high = positions.min().item(), positions.max().item()
         whole = not positions.is_floating_point() and positions.dtype != torch.bool
         if positions.ndim != 1 or not whole or low < 0 or high >= len(self):
@@ -152,8 +152,9 @@ def load_split(name: str, split: str, *, limit: int | None = None, processor: An
         raw = raw.select(split_indices(len(raw), spec.validation_size)[split])
     if limit is not None:
         raw = raw.select(range(min(limit, len(raw))))
-    labels = torch.tensor(raw.select_columns("label").with_format("arrow")[:]["label"].to_numpy())
+    labels = torch.tensor(raw.select_columns("label").with_format("arrow")[:]["label"].to_numpy(), device="cpu")
     content = _content(raw, spec.encoding.column)
     fingerprint = digest(name, split, labels.numpy().tobytes(), content, settings)
     encoded = None if processor is None else encode_cached(spec.encoding, raw, processor, fingerprint)
-    return Split(name, split, labels, spec.label_names, raw, fingerprint, torch.arange(len(labels)), encoded)
+    rows = torch.arange(len(labels), device="cpu")
+    return Split(name, split, labels, spec.label_names, raw, fingerprint, rows, encoded)

@@ -1,12 +1,13 @@
 """Standalone submodels: one folder with the requested formats, each read back and verified."""
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -116,7 +117,8 @@ def export_submodel(
 ) -> Export:
     """Write a submodel from `Supernet.extract` as a folder that needs no supernet.
 
-    `formats` are keys of `FORMATS`. Each file is read back and its logits are compared with those of `model`, on
+    `formats` are keys of `FORMATS`; a model in half precision or on a device is exported as the same weights in
+    float32 on the CPU. Each file is read back and its logits are compared with those of `model`, on
     `data` where it is given, whose accuracy is then measured too. `calibration` examples are for static int8;
     `about` are facts for the model card; `on_step(what)` is called before every file written or read back.
     Raises `DeploymentError`; the folder then does not exist.
@@ -126,7 +128,7 @@ def export_submodel(
         export_submodel(model, "client", ("safetensors",), processor=supernet.processor)
         load_submodel("client")  # the same model, without the supernet
     """
-    folder, formats, model = Path(folder), check_formats(formats), in_eval_mode(model)
+    folder, formats, model = Path(folder), check_formats(formats), _whole(in_eval_mode(model))
     facts = _facts(model, formats, processor, calibration)
     parameters = sum(p.numel() for p in model.parameters())
     needed = sum(FORMATS[name][1] * parameters for name in formats) + 4 * parameters + OVERHEAD_BYTES
@@ -157,6 +159,14 @@ def export_submodel(
         _write_json(part / SUBMODEL_FILE, export.to_json())
         (part / "README.md").write_text(model_card(folder.name, export), encoding="utf-8")
     return export
+
+
+def _whole(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself if it computes in float32 on the CPU; otherwise a copy that does."""
+    if all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters()):
+        return model
+    copied: Any = copy.deepcopy(model)
+    return cast(PreTrainedModel, copied.to("cpu", torch.float32))
 
 
 def check_formats(formats: Iterable[str]) -> tuple[str, ...]:

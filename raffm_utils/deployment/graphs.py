@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +44,8 @@ def made_up_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def trace(model: PreTrainedModel) -> torch.export.ExportedProgram:
     """The graph of a submodel for any batch size and sequence length, with weights of its own."""
-    own = copy.deepcopy(model).float().eval()
+    own: Any = copy.deepcopy(model)
+    own.to("cpu", torch.float32).eval()
     own.config._attn_implementation = "eager"  # a third fewer operators than the decomposed fused kernel
     inputs = made_up_inputs(own)
     # tokens are (batch, sequence); of images only the batch may vary
@@ -137,12 +138,19 @@ class GraphClassifier(nn.Module):
         super().__init__()
         self.config, self.inputs, self.main_input_name = config, inputs, inputs[0]
         if path.suffix == ".pt2":
-            program = torch.export.load(path).module()
+            with torch.device("cpu"):
+                exported = torch.export.load(path)
+            given = [node.meta["val"].dtype for node in exported.graph.nodes if node.op == "placeholder"]
+            _check_kinds(path, given[-len(inputs) :])
+            program = exported.module()
             self.run = lambda *values: program(*values)  # not a submodule: it refuses eval()
             return
-        require("onnxruntime")
+        require("onnx", "onnxruntime")
+        import onnx
         import onnxruntime
 
+        graph = onnx.load(path, load_external_data=False).graph
+        _check_kinds(path, [_onnx_kind(value.type.tensor_type.elem_type) for value in graph.input])
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
         def run(*values: torch.Tensor) -> torch.Tensor:
@@ -153,6 +161,21 @@ class GraphClassifier(nn.Module):
 
     def forward(self, **values: torch.Tensor) -> SimpleNamespace:
         return SimpleNamespace(logits=self.run(*(values[name] for name in self.inputs)))
+
+
+def _onnx_kind(number: int) -> str:
+    import onnx
+
+    return f"torch.{onnx.helper.tensor_dtype_to_np_dtype(number)}"
+
+
+def _check_kinds(path: Path, kinds: Sequence[torch.dtype | str]) -> None:
+    """Raise `DeploymentError` unless a graph takes what every client gives it: float32 pixels, or int64 numbers."""
+    if wrong := [kind for kind in map(str, kinds) if kind not in ("torch.float32", "torch.int64")]:
+        raise DeploymentError(
+            f"{path}: the graph takes {', '.join(wrong)}, but clients give float32 pixels and int64 numbers of words: "
+            "do not use it; call torch.set_default_dtype(torch.float32) and export again"
+        )
 
 
 @contextlib.contextmanager

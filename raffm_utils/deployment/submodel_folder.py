@@ -82,7 +82,7 @@ def _head_sizes(model: PreTrainedModel, family: Family) -> list[int]:
 def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> bool:
     """Write configuration and weights; returns whether the folder is a stock one."""
     own: Any = copy.deepcopy(model)
-    own.to(dtype)
+    own.to("cpu", dtype)
     for name, tensor in own.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise DeploymentError(f"{name} does not fit {dtype}: export it in float32, with format 'safetensors'")
@@ -159,7 +159,8 @@ def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
         setattr(config, family.layers_key, len(widths.attention))
         config.__dict__.pop(family.head_size_name, None)
         network = checkpoints.model_class(family, config)
-        with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away: leave no trace in the generator
+        # the initial weights are thrown away: leave no trace in the generator
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             around = Supernet(network(config), family, ElasticSpec.from_json({}, str(folder)))
         return around.extract(widths, copy=True).float()
     except Exception as error:  # the library raises many kinds for settings that cannot be

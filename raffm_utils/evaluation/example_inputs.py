@@ -15,15 +15,16 @@ def example_inputs(
     """Reproducible random inputs; texts have `tokens` tokens, of which the first text uses `padding` fewer."""
     batch_size = whole_number(ElasticSpaceError, 1, batch_size=batch_size)
     config: Any = model.config
-    family, generator = family_of(config.model_type), torch.Generator().manual_seed(0)
+    family, generator = family_of(config.model_type), torch.Generator("cpu").manual_seed(0)
     if family.is_image:
         size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
-        pixels = torch.randn(batch_size, config.num_channels, *size, generator=generator)
+        shape = (batch_size, config.num_channels, *size)
+        pixels = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         return {"pixel_values": pixels.to(model.device, model.dtype)}
     tokens = None if tokens is None else whole_number(ElasticSpaceError, tokens=tokens)
     if tokens is None or not 0 < tokens <= family.positions(config):
         raise ElasticSpaceError(f"tokens={tokens}: a text model is timed at 1 to {family.positions(config)} tokens")
-    ids = torch.randint(config.vocab_size - 1, (batch_size, tokens), generator=generator)
+    ids = torch.randint(config.vocab_size - 1, (batch_size, tokens), generator=generator, device="cpu")
     ids += ids >= (config.pad_token_id or 0)  # any token but the padding
     mask = torch.ones_like(ids)
     mask[0, tokens - padding :] = 0

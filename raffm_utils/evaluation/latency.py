@@ -61,7 +61,7 @@ def measure_latency_ms(
     inputs = example_inputs(model, batch_size, tokens) if inputs is None else inputs
     batch_size = len(next(iter(inputs.values())))
     times = timed_ms(model, inputs, threads, seconds)
-    low, median, high = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double())
+    low, median, high = np.quantile(times, [0.25, 0.5, 0.75])
     return MeasuredLatency(
         float(median), float(median) / batch_size, float(low), float(high), batch_size, threads, runs=len(times)
     )

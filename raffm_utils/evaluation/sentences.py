@@ -63,7 +63,7 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
     model = in_eval_mode(model)
     with torch.inference_mode():
         # like `Split.batches`: sentences of like length together
-        for rows in data.order(torch.arange(len(sentences))).split(BATCH_SIZE):
+        for rows in data.order(torch.arange(len(sentences), device="cpu")).split(BATCH_SIZE):
             logits = checked_logits(model, data.batch(rows), "a sentence", len(names))
             shares.update(zip(rows.tolist(), logits.softmax(dim=1), strict=True))
     return [

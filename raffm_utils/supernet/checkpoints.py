@@ -99,7 +99,7 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
     try:
         config = transformers.AutoConfig.for_model(**content)
         network = model_class(family, config)
-        with quiet("transformers"):
+        with quiet("transformers"), torch.device("cpu"):
             model, report = network.from_pretrained(None, config=config, state_dict=tensors, **options)
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -246,7 +246,7 @@ def fingerprint(model: nn.Module, spec: ElasticSpec) -> str:
     digest = hashlib.sha256(spec.head_slicing.encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
@@ -256,7 +256,7 @@ def save(folder: Path, model: PreTrainedModel, spec: ElasticSpec, processor: Any
     Raises `CheckpointError`, and leaves `folder` unchanged, if it cannot be written or holds something else.
     """
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(dtype).split(".")[-1]}
-    tensors = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     with staged(folder, error=CheckpointError, replaced=CONFIG_FILE) as part:
         (part / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         save_file(tensors, part / WEIGHT_FILES[0], metadata={"format": "pt"})

@@ -227,7 +227,7 @@ class Supernet:
         for p, tensor in zip(self.parameters, self._tensors(), strict=True):
             for dim, axis in enumerate(p.axes):
                 if axis is not None and (order := orders.get(group(p, axis))) is not None:
-                    tensor.data.copy_(tensor.data.index_select(dim, order))
+                    tensor.data.copy_(tensor.data.index_select(dim, order.to(tensor.device)))
 
     def _order(self, key: Group, score: torch.Tensor) -> torch.Tensor:
         full = self.full.widths(key[1] or 0)[key[0]]
@@ -236,7 +236,8 @@ class Supernet:
         if key[0] is not Axis.ATTENTION:
             return score.argsort(descending=True, stable=True)
         inside = score.view(self.heads, -1).argsort(dim=1, descending=True, stable=True)
-        return (inside + torch.arange(self.heads)[:, None] * inside.shape[1]).flatten()
+        first = torch.arange(self.heads, device=inside.device)[:, None] * inside.shape[1]
+        return (inside + first).flatten()
 
     def _tensors(self) -> list[nn.Parameter]:
         """The weights of `parameters`, looked up anew, since the network may have been given others.
