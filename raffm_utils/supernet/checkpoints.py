@@ -12,9 +12,8 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError
 from ..files import REPOSITORY, parse_json, staged
@@ -241,9 +240,33 @@ def load_processor(folder: Path, family: Family, config: Any) -> Any:
     return tokenizer
 
 
-def fingerprint(model: nn.Module, spec: ElasticSpec) -> str:
-    """16 hex digits that change when a weight or the way of slicing changes."""
+# what a configuration says besides how the network computes; so do all names of dropout, which eval mode has none of
+# fmt: off
+BOOKKEEPING = frozenset({
+    "_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id",
+    "problem_type", "return_dict", "output_attentions", "output_hidden_states", "use_cache", "initializer_range",
+    "tie_word_embeddings", "chunk_size_feed_forward", "pooler_act", "pooler_output_size", "encoder_stride",
+})
+# fmt: on
+
+
+def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings that decide what a network computes, as far as they are not those of its family.
+
+    So it makes no difference whether a file spells out a default, nor whether the library has got new ones.
+    """
+    usual, given = type(config)().to_dict(), config.to_dict()
+    kept = {key for key in usual if key not in BOOKKEEPING and "dropout" not in key}
+    return {key: given[key] for key in sorted(kept) if given.get(key, usual[key]) != usual[key]}
+
+
+def fingerprint(model: PreTrainedModel, spec: ElasticSpec) -> str:
+    """16 hex digits that change with a weight, with how heads are sliced, and with a setting that changes answers.
+
+    Such settings are the number of heads, the activation, the epsilon of the norms. The device makes no difference.
+    """
     digest = hashlib.sha256(spec.head_slicing.encode())
+    digest.update(json.dumps(_settings(model.config), sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -93,7 +93,7 @@ class Supernet:
         return checkpoints.load_processor(self.folder, self.family, self.model.config)
 
     def fingerprint(self) -> str:
-        """A hash of the weights as they are in memory and of how they are sliced."""
+        """A hash of the weights as they are in memory, of how they are sliced, and of the settings that count."""
         return checkpoints.fingerprint(self.model, self.spec)
 
     @property

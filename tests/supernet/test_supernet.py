@@ -1,6 +1,7 @@
 """Extraction against a slow implementation of its own, and what an extracted submodel may do and may not."""
 
 import gc
+import json
 import os
 import weakref
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from raffm_utils.errors import CheckpointError, ElasticSpaceError
 from raffm_utils.space import Budget, SubmodelConfig
-from raffm_utils.supernet import PER_HEAD, ElasticSpec, Supernet
+from raffm_utils.supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
 
 CLOSE = dict(rtol=1e-4, atol=1e-4)
 
@@ -547,3 +548,59 @@ def test_widths_of_numpy_are_extracted_and_offered_like_others(kind_and_supernet
     assert ElasticSpec.from_json(supernet.spec.to_json(), "test") == ElasticSpec(
         "test", **{key: value for key, value in vars(supernet.spec).items() if key != "source"}
     )
+
+
+SETTINGS = {
+    "heads": dict(num_attention_heads=2),
+    "activation": dict(hidden_act="relu"),
+    "epsilon": dict(layer_norm_eps=0.5),
+    "padding": dict(pad_token_id=3),
+}
+# what a configuration calls them in the family whose names are its own; its epsilon is fixed
+OWN_NAMES = {"distilbert": dict(num_attention_heads="n_heads", hidden_act="activation")}
+
+
+def _with_settings(folder, kind, changes):
+    """The checkpoint of this folder after a change to its config.json alone."""
+    names = OWN_NAMES.get(kind, {})
+    path = folder / "config.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {names.get(key, key): value for key, value in changes.items()}))
+    try:
+        return Supernet.from_pretrained(folder)
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_a_fingerprint_changes_with_every_setting_that_changes_answers(kind, tmp_path):
+    supernet, inputs = make_supernet(kind), make_inputs(kind)
+    checkpoints.save(tmp_path, supernet.model, supernet.spec, None, torch.float32)
+    prints, answers = [supernet.fingerprint()], _logits(supernet.model, inputs)
+    assert Supernet.from_pretrained(tmp_path).fingerprint() == prints[0], "a folder that was written says the same"
+    for name, changes in SETTINGS.items():
+        other = _with_settings(tmp_path, kind, changes)
+        if (_logits(other.model, inputs) - answers).abs().max() > 1e-4:
+            prints.append(other.fingerprint())
+            assert _with_settings(tmp_path, kind, changes).fingerprint() == prints[-1], name
+    assert len(set(prints)) == len(prints) >= (3 if kind == "distilbert" else 4)
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_a_fingerprint_does_not_change_with_what_changes_no_answers(kind, tmp_path):
+    supernet = make_supernet(kind)
+    checkpoints.save(tmp_path, supernet.model, supernet.spec, None, torch.float32)
+    usual = type(supernet.model.config)().to_dict()
+    content = json.loads((tmp_path / "config.json").read_text())
+    shorter = {key: value for key, value in content.items() if key == "model_type" or usual.get(key) != value}
+    for changes in (
+        dict(id2label={str(i): f"class {i}" for i in range(5)}, label2id={f"class {i}": i for i in range(5)}),
+        dict(hidden_dropout_prob=0.3, dropout=0.3, transformers_version="9.0", dtype="bfloat16"),
+        dict(something="that only its author knows"),
+    ):
+        assert _with_settings(tmp_path, kind, changes).fingerprint() == supernet.fingerprint()
+    (tmp_path / "config.json").write_text(json.dumps(shorter))
+    assert len(shorter) < len(content)
+    assert Supernet.from_pretrained(tmp_path).fingerprint() == supernet.fingerprint()
+    supernet.model.set_attn_implementation("eager")
+    assert Supernet.from_pretrained(tmp_path).fingerprint() == supernet.fingerprint()
