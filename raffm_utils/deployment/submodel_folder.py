@@ -88,6 +88,7 @@ def write_weights(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> b
             raise DeploymentError(f"{name} does not fit {dtype}: export it in float32, with format 'safetensors'")
     if (config := stock_config(model)) is not None:
         own.config.__dict__.update(vars(config))
+        vars(own).pop("_weight_conversions", None)  # names are written as on the hub, however they were read
         with quiet("transformers"):
             own.save_pretrained(folder)
     else:

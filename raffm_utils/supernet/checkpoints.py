@@ -1,5 +1,6 @@
 """Checkpoint folders: finding them, reading them safely, writing and fingerprinting them."""
 
+import copy
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -103,6 +104,7 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
     except Exception as error:  # the library raises many kinds for settings that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise CheckpointError(f"{folder / CONFIG_FILE}: no network can be built ({reason}): fetch it again") from error
+    vars(model).pop("_weight_conversions", None)  # names are written as on the hub, however they were read
     if attn_implementation is not None:
         _set_attention(model, attn_implementation)
     beside = {name for name in report["unexpected_keys"] if _is_beside(name, model)}
@@ -276,13 +278,20 @@ def fingerprint(model: PreTrainedModel, spec: ElasticSpec) -> str:
 def save(folder: Path, model: PreTrainedModel, spec: ElasticSpec, processor: Any, dtype: torch.dtype) -> None:
     """Write a checkpoint folder that `load_model` and `load_spec` can read, replacing an earlier checkpoint there.
 
+    Weights have the names that they have on the hub, as other versions of `transformers` know no others.
     Raises `CheckpointError`, and leaves `folder` unchanged, if it cannot be written or holds something else.
     """
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": str(dtype).split(".")[-1]}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    own: Any = copy.copy(model)  # the library notes in the configuration what it writes
+    vars(own)["config"] = copy.deepcopy(model.config)
+    vars(own).pop("_weight_conversions", None)
     with staged(folder, error=CheckpointError, replaced=CONFIG_FILE) as part:
+        with quiet("transformers"):
+            own.save_pretrained(part, state_dict=tensors)
         (part / CONFIG_FILE).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        save_file(tensors, part / WEIGHT_FILES[0], metadata={"format": "pt"})
+        # safetensors makes its files readable by their owner only
+        (part / WEIGHT_FILES[0]).chmod((part / CONFIG_FILE).stat().st_mode)
         (part / SPACE_FILE).write_text(json.dumps(spec.to_json(), indent=1) + "\n", encoding="utf-8")
         if processor is not None:
             processor.save_pretrained(part)

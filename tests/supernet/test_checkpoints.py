@@ -70,7 +70,7 @@ def test_a_save_that_is_stopped_leaves_the_old_folder_whole(folder, monkeypatch,
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", stop)
+        patch.setattr("transformers.modeling_utils.safe_save_file", stop)
         with pytest.raises(CheckpointError if isinstance(fault, OSError) else KeyboardInterrupt):
             checkpoints.save(folder, other.model, other.spec, None, torch.float32)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
