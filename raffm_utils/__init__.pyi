@@ -4,9 +4,9 @@ from .deployment import export_submodel as export_submodel
 from .deployment import load_submodel as load_submodel
 from .errors import InfeasibleBudget as InfeasibleBudget
 from .errors import RaffmError as RaffmError
+from .evaluation import Answer as Answer
 from .evaluation import Evaluation as Evaluation
 from .evaluation import LatencyModel as LatencyModel
-from .evaluation import Prediction as Prediction
 from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
 from .evaluation import measure_latency_ms as measure_latency_ms

@@ -94,8 +94,8 @@ def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> N
         print(f"{path}: {len(rows) - len(stored)} rows belong to other weights and are left out of the figure")
     # those measured on the whole split, where there are any, as when a sweep is drawn by itself
     whole = [row for row in _rows(name, ENDS) if row.fingerprint == fingerprint]
-    ends = {row.config: row for row in [*stored, *whole]}
-    full, smallest = ends.get(space.largest()), ends.get(space.smallest())
+    measured = {row.config: row for row in [*stored, *whole]}
+    full, smallest = measured.get(space.largest()), measured.get(space.smallest())
     front = [row for row in _rows(name, FRONT) if row.fingerprint == fingerprint]
     title = f"{supernet.family.label} Scaled Model Performance"
     _draw(name, title, stored, metric, live=live, front=front, full=full, smallest=smallest, count=space.count())
@@ -105,8 +105,8 @@ def _stored(name: str, rows: list[SweepRow]) -> None:
     # what a checkpoint's family would say: text models are sized without their embeddings
     data = DATASETS.get(rows[0].dataset)
     metric = "encoder_parameters" if data is not None and data.encoding is Tokens else "parameters"
-    ends = sorted(_rows(name, ENDS) or rows, key=lambda row: row.parameters)
-    _draw(name, f"{name} Scaled Model Performance", rows, metric, full=ends[-1], smallest=ends[0])
+    by_size = sorted(_rows(name, ENDS) or rows, key=lambda row: row.parameters)
+    _draw(name, f"{name} Scaled Model Performance", rows, metric, full=by_size[-1], smallest=by_size[0])
 
 
 def _draw(

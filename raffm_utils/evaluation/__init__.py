@@ -10,5 +10,5 @@ from .example_inputs import example_inputs
 from .interval import Interval
 from .latency import LatencyModel, measure_latency_ms, processor_name
 from .paired import Difference, compare, pack, right_answers
-from .sentences import Prediction, predict
+from .sentences import Answer, predict
 from .sweep_file import ENDS, SweepRow, read_sweep

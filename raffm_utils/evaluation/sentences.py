@@ -20,7 +20,7 @@ SPELLED_OUT = 0.8
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Answer:
     """A model's answer to one sentence: the probability of each label, from 0 to 1.
 
     `note` says why the answer may be unreliable: text was cut or damaged, words are unknown or spelled out.
@@ -41,7 +41,7 @@ class Prediction:
         return self.probabilities[self.label]
 
 
-def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[str]) -> list[Prediction]:
+def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[str]) -> list[Answer]:
     """Classify one sentence or several, in order; `processor` is the supernet's tokenizer.
 
     Text longer than the model's limit is cut, which the note mentions. Raises `DataError` for text that is empty or
@@ -67,7 +67,7 @@ def predict(model: PreTrainedModel, processor: Any, sentences: str | Sequence[st
             logits = checked_logits(model, data.batch(rows), "a sentence", len(names))
             shares.update(zip(rows.tolist(), logits.softmax(dim=1), strict=True))
     return [
-        Prediction(sentence, dict(zip(names, shares[i].tolist(), strict=True)), note)
+        Answer(sentence, dict(zip(names, shares[i].tolist(), strict=True)), note)
         for i, (sentence, (_, note)) in enumerate(zip(sentences, prepared, strict=True))
     ]
 

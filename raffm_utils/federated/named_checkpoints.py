@@ -135,10 +135,6 @@ RANGE = Recipe(
     horizontal_flip=True,
     server_momentum=0.0,
 )
-# Then among large devices alone, for the large networks: small ones, which learn fast, hold their level beside them.
-RANGE_THEN = replace(
-    RANGE, setting="large", rounds=160, learning_rate=1e-4, cosine_rounds=160, student_weight=0.25, more_steps=1.0
-)
 # Layers whose block changes the answers of the first part's network least, by `block_influence` on 400 validation
 # images: these blocks may be left out.
 OPTIONAL_ATTENTION, OPTIONAL_FFN = (1, 2, 3, 4, 5, 6, 8, 9), (2, 3, 4, 5, 6, 7, 8, 9)
@@ -161,7 +157,6 @@ RECIPES = {
         ffn=with_zero((1536, 1024, 640, 256), 12, OPTIONAL_FFN),
         hidden=(384, 288, 216, 168),
         recipe=RANGE,
-        then=RANGE_THEN,
         after="vit-small-fashion-mnist-first-large-budget",
         every=10,
         watched=(0.5, 0.2, 0.05),

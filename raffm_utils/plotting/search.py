@@ -70,8 +70,8 @@ def plot_predicted(held_out: HeldOut, ax: "Axes | None" = None) -> "Axes":
             markersize=4,
             label=f"interval {text} the measured accuracy ({part.sum():,})",
         )
-    ends = [min(measured.min(), predicted.min()), max(measured.max(), predicted.max())]
-    ax.plot(ends, ends, color="#404040", linestyle="--", linewidth=1, zorder=1)
+    corners = [min(measured.min(), predicted.min()), max(measured.max(), predicted.max())]
+    ax.plot(corners, corners, color="#404040", linestyle="--", linewidth=1, zorder=1)
     title = f"RMSE {100 * held_out.rmse:.2f} points, Kendall tau {held_out.kendall_tau:.2f}"
     ax.set_title(f"{title}, {held_out.coverage:.0%} covered", fontsize=11)
     label_axes(ax, "Measured accuracy (%)", "Predicted accuracy, submodel held out (%)")
@@ -88,8 +88,8 @@ def plot_latency(model: LatencyModel, ax: "Axes | None" = None) -> "Axes":
     ):
         predicted = [model.predict_ms(config) for config, _ in timed]
         ax.scatter([ms for _, ms in timed], predicted, s=28, color=colour, marker=marker, label=name)
-    ends = [ms for _, ms in (*model.measured, *model.held_out)]
-    ax.axline((min(ends), min(ends)), slope=1, color="#999999", linewidth=1, zorder=0)
+    times = [ms for _, ms in (*model.measured, *model.held_out)]
+    ax.axline((min(times), min(times)), slope=1, color="#999999", linewidth=1, zorder=0)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel("Measured (ms)")
     ax.set_ylabel("Predicted (ms)")
@@ -118,11 +118,11 @@ def plot_fleet(plan: FleetPlan, ax: "Axes | None" = None) -> "Axes":
         if a.predicted is None or a.cost is None:
             ax.axvspan(left, left + width, label=text + "no model", **_NOBODY)
         else:
-            colour, ends = colours[a.device.name], [left, left + width]
+            colour, edges = colours[a.device.name], [left, left + width]
             text += f"{a.cost.parameters / 1e6:.1f} M parameters"
-            ax.fill_between(ends, 100 * a.predicted.low, 100 * a.predicted.high, color=colour, alpha=0.3)
+            ax.fill_between(edges, 100 * a.predicted.low, 100 * a.predicted.high, color=colour, alpha=0.3)
             height = [100 * a.predicted.accuracy] * 2
-            ax.plot(ends, height, color=colour, linewidth=3, solid_capstyle="butt", label=text)
+            ax.plot(edges, height, color=colour, linewidth=3, solid_capstyle="butt", label=text)
             middle, up = left + width / 2, 100 * (a.measured or a.predicted).accuracy
             if a.measured is not None:
                 looks = {"fmt": "o", "color": "black", "markerfacecolor": colour}

@@ -96,8 +96,8 @@ class FleetPlan:
         if not found:
             return None
         shares = [device.share for device, _ in found]
-        ends = [(value.accuracy, value.low, value.high) for _, value in found]
-        return Interval(*(float(v) for v in np.average(ends, axis=0, weights=shares)))
+        intervals = [(value.accuracy, value.low, value.high) for _, value in found]
+        return Interval(*(float(v) for v in np.average(intervals, axis=0, weights=shares)))
 
     def worst(self, *, measured: bool = False) -> tuple[DeviceClass, Interval] | None:
         """The class with the lowest accuracy, among those that have a submodel; None as for `mean`."""

@@ -94,7 +94,7 @@ class ElasticSpace:
         sets, regions = [(self.attention, self.ffn)], []
         for hidden in self.hidden:
             affine = self._known_costs.affine(hidden, limits) if limits else {}
-            within = [Limit(affine[metric], *ends) for metric, ends in limits.items()]
+            within = [Limit(affine[metric], *both) for metric, both in limits.items()]
             if peak is not None:
                 sets = self._known_costs.within_peak(hidden, self.attention, self.ffn, peak)
             regions += [region(hidden, *choices, within) for choices in sets]

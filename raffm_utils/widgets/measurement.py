@@ -17,7 +17,7 @@ BATCH_SIZE = 32  # after every batch there is progress to be seen, and a cancel 
 
 
 @dataclass(frozen=True)
-class Evaluated(Interval):
+class HistoryItem(Interval):
     """One line of the explorer's history; it can be plotted like a row of a sweep."""
 
     config: SubmodelConfig
@@ -55,7 +55,7 @@ class Measurement:
         """Make `run` stop after the current batch; may be called from any thread."""
         self._stop.set()
 
-    def run(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated:
+    def run(self, on_progress: Callable[[int, int], None] | None = None) -> HistoryItem:
         """Evaluate; raises `Cancelled`, or whatever went wrong."""
 
         def advance(done: int, total: int) -> None:
@@ -67,7 +67,7 @@ class Measurement:
 
         model = self.supernet.extract(self.config)
         measured = evaluate(model, self.data, batch_size=BATCH_SIZE, on_progress=advance)
-        return Evaluated(
+        return HistoryItem(
             *(measured.accuracy, measured.low, measured.high),
             config=self.config,
             cost=self.cost,

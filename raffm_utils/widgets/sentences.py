@@ -8,14 +8,14 @@ import ipywidgets
 from transformers import PreTrainedModel
 
 from ..errors import DataError
-from ..evaluation import Prediction, predict
+from ..evaluation import Answer, predict
 from ..plotting import BLUE, GREEN, PURPLE, VERMILION, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-Answers = Mapping[str, Sequence[Prediction]]  # name of a network -> its answers, sentence by sentence
+Answers = Mapping[str, Sequence[Answer]]  # name of a network -> its answers, sentence by sentence
 STYLE = "<style>.raffm-answers td, .raffm-answers th { text-align: left !important; padding-right: 14px; }</style>"
 
 

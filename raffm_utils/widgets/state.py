@@ -14,7 +14,7 @@ from ..errors import RaffmError
 from ..evaluation import SweepRow
 from ..space import DEVICE_CAPS, Budget, Cost, ElasticSpace, Rng, SubmodelConfig, generator
 from ..supernet import BUNDLED_FOLDER, Supernet, bundled
-from .measurement import Cancelled, Evaluated, Measurement
+from .measurement import Cancelled, HistoryItem, Measurement
 
 if TYPE_CHECKING:
     from ..data import Split
@@ -172,7 +172,7 @@ class ExplorerState:
         self.count = 0
         self.problem = self.failure = ""
         self.measurement: Measurement | None = None
-        self.history: list[Evaluated] = []
+        self.history: list[HistoryItem] = []
         self._update(self.budget)
 
     @property
@@ -186,7 +186,7 @@ class ExplorerState:
         return code_of(self.supernet, self.config)
 
     @property
-    def evaluated(self) -> Evaluated | None:
+    def evaluated(self) -> HistoryItem | None:
         """The latest evaluation of the shown submodel, if there is one."""
         return next((item for item in reversed(self.history) if item.config == self.config), None)
 
@@ -230,7 +230,7 @@ class ExplorerState:
         self.draws += 1
         self._update(self.budget)
 
-    def evaluate(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated | None:
+    def evaluate(self, on_progress: Callable[[int, int], None] | None = None) -> HistoryItem | None:
         """Measure the shown submodel, once; None, with `failure` set, when that cannot be done."""
         return self.finish(on_progress) if self.begin() else self.evaluated
 
@@ -248,7 +248,7 @@ class ExplorerState:
         self.measurement = Measurement(self.supernet, self.config, self.cost, self.data)
         return True
 
-    def finish(self, on_progress: Callable[[int, int], None] | None = None) -> Evaluated | None:
+    def finish(self, on_progress: Callable[[int, int], None] | None = None) -> HistoryItem | None:
         """Measure the submodel that `begin` prepared; None, with `failure` set, when it fails or is cancelled."""
         measurement = self.measurement
         if measurement is None:

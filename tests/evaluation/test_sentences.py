@@ -8,7 +8,7 @@ from conftest import TEXT_FAMILIES, make_supernet, make_tokenizer, some_configs,
 from tokenizers import Tokenizer
 from transformers import ViTImageProcessorPil
 
-from raffm_utils import Prediction, Supernet, evaluate, load_split, predict
+from raffm_utils import Answer, Supernet, evaluate, load_split, predict
 from raffm_utils.deployment.predict_text import prepare
 from raffm_utils.errors import CheckpointError, DataError
 
@@ -32,7 +32,7 @@ def test_answers_are_the_models(supernet):
             with torch.inference_mode():
                 share = model(words(sentence, return_tensors="pt")["input_ids"]).logits.softmax(dim=1)[0]
             shares = dict(zip(("negative", "positive"), share.tolist(), strict=True))
-            assert prediction == Prediction(sentence, pytest.approx(shares, abs=1e-5), note="")
+            assert prediction == Answer(sentence, pytest.approx(shares, abs=1e-5), note="")
             assert prediction.label == ("negative", "positive")[int(share.argmax())]
             assert prediction.probability == prediction.probabilities[prediction.label]
         (alone,) = predict(model, words, SENTENCES[0])
