@@ -14,6 +14,7 @@ from .surface import WIDTH_AXES, FittedSurface, Surface, Terms
 CONFIDENCE = 0.9
 FOLDS = 10
 MIN_ROWS = 30
+NEAR = 0.1  # how much larger a submodel may be than one of about its size
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class HeldOut:
 
     `rmse` is in accuracy from 0 to 1, to be compared with `spread`, the error of always predicting the mean.
     `kendall_tau` is the mean over the folds: pooled, even a constant prediction would seem to rank in reverse.
+    `kendall_tau_near` is over pairs whose numbers of parameters differ by at most 10 %, which fit into one window of
+    +-5 %, each prediction less the mean that it was fitted to (nan without such pairs).
     `coverage` is the share of 90 % intervals that hold the measured accuracy. The arrays have one entry for each row.
     """
 
     rmse: float
     spread: float
     kendall_tau: float
+    kendall_tau_near: float
     coverage: float
     measured: np.ndarray
     predicted: np.ndarray
@@ -49,8 +53,9 @@ class HeldOut:
 class AccuracyPredictor:
     """Accuracy as a function of all widths of a submodel, fitted to a sweep on validation examples.
 
-    Intervals are those of CV+ (Barber et al. 2021, "Predictive inference with the jackknife+"): they rest on the
-    errors of ten surfaces, each on submodels that it was not fitted to.
+    The surface is one of the logarithm of the error, guided by a surface of the losses. Intervals are those of CV+
+    (Barber et al. 2021, "Predictive inference with the jackknife+"): they rest on the errors of ten surfaces, each on
+    submodels that it was not fitted to, beside how well the submodels that it was fitted to tell of each.
 
     Attributes:
         surface: the fitted score, which `search` maximises.
@@ -58,21 +63,22 @@ class AccuracyPredictor:
         examples: how many validation examples each of them was measured on.
     """
 
-    def __init__(self, matrix: np.ndarray, accuracies: np.ndarray, terms: Terms, seed: int) -> None:
-        self.surface = FittedSurface(terms, matrix, accuracies)
-        self.submodels, self.examples = len(matrix), 0
-        self._matrix, self._accuracies, self._seed = matrix, accuracies, seed
-        self._widest_leverage = float(self.surface.leverage(matrix).max())
-        self._folds = np.empty(len(matrix), dtype=int)
-        self._errors = np.empty(len(matrix))
-        parts: list[Surface] = []
-        for fold, (seen, unseen) in enumerate(_folds(len(matrix), seed)):
-            part = FittedSurface(terms, matrix[seen], accuracies[seen], [self.surface.layer_weight])
+    def __init__(self, measured: "_Measured", terms: Terms, seed: int) -> None:
+        guide = FittedSurface(terms, measured.matrix, measured.losses)
+        self.surface = FittedSurface(terms, measured.matrix, measured.scores, guide.coefficients)
+        self.submodels, self.examples = len(measured.matrix), measured.examples
+        self._measured, self._seed = measured, seed
+        self._widest_leverage = float(self.surface.leverage(measured.matrix).max())
+        self._folds = np.empty(self.submodels, dtype=int)
+        self._errors = np.empty(self.submodels)  # each in units of the spread where it was made
+        self._parts: list[FittedSurface] = []
+        for fold, (seen, unseen) in enumerate(_folds(self.submodels, seed)):
+            rows, others = measured.some(seen), measured.some(unseen)
+            guide_part = FittedSurface(terms, rows.matrix, rows.losses, layer_weights=[guide.layer_weight])
+            part = FittedSurface(terms, rows.matrix, rows.scores, guide_part.coefficients, [self.surface.layer_weight])
             self._folds[unseen] = fold
-            self._errors[unseen] = np.abs(accuracies[unseen] - _scores(part, matrix[unseen]))
-            parts.append(part)
-        self._coefficients = np.stack([part.coefficients for part in parts])
-        self._constants = np.array([part.constant for part in parts])
+            self._errors[unseen] = np.abs(others.scores - _scores(part, others.matrix)) / part.spread(others.matrix)
+            self._parts.append(part)
 
     @classmethod
     def fit(cls, rows: Sequence[SweepRow], space: ElasticSpace, *, seed: int = 0) -> "AccuracyPredictor":
@@ -83,10 +89,7 @@ class AccuracyPredictor:
         unique = list({row.config: row for row in rows}.values())
         _check(unique, space)
         terms = Terms(space, [row.config for row in unique])
-        matrix = np.stack([terms.row(row.config) for row in unique])
-        predictor = cls(matrix, np.array([row.accuracy for row in unique]), terms, seed)
-        predictor.examples = unique[0].examples
-        return predictor
+        return cls(_Measured.of(unique, terms), terms, seed)
 
     def predict(self, config: SubmodelConfig) -> Predicted:
         """Predict the accuracy that a submodel would have on the validation examples."""
@@ -104,15 +107,18 @@ class AccuracyPredictor:
         from scipy.stats import kendalltau
 
         predicted, low, high = found = np.empty((3, self.submodels))
-        measured, taus = self._accuracies, []
+        rows, taus, relative = self._measured, [], np.empty(self.submodels)
+        measured = rows.accuracies
         for seen, unseen in _folds(self.submodels, self._seed + 1):
-            part = AccuracyPredictor(self._matrix[seen], measured[seen], self.surface.terms, self._seed)
-            found[:, unseen] = part._intervals(self._matrix[unseen])
+            part = AccuracyPredictor(rows.some(seen), self.surface.terms, self._seed)
+            found[:, unseen] = part._intervals(rows.matrix[unseen])
             taus.append(kendalltau(predicted[unseen], measured[unseen]).statistic)
+            relative[unseen] = predicted[unseen] - measured[seen].mean()
         return HeldOut(
             rmse=float(np.sqrt(np.mean((predicted - measured) ** 2))),
             spread=float(measured.std()),
             kendall_tau=float(np.nan_to_num(taus).mean()),
+            kendall_tau_near=_tau_near(relative, measured, rows.sizes),
             coverage=float(np.mean((low <= measured) & (measured <= high))),
             measured=measured,
             predicted=predicted,
@@ -122,13 +128,15 @@ class AccuracyPredictor:
 
     def _intervals(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(predicted, low, high) of each row."""
-        centres = (matrix @ self._coefficients.T + self._constants)[:, self._folds]
+        centres = np.stack([_scores(part, matrix) for part in self._parts], axis=1)[:, self._folds]
+        errors = np.stack([part.spread(matrix) for part in self._parts], axis=1)[:, self._folds] * self._errors
         outside = int((1 - CONFIDENCE) * (self.submodels + 1))
-        low = np.sort(centres - self._errors, axis=1)[:, outside - 1]
-        high = np.sort(centres + self._errors, axis=1)[:, -outside]
-        accuracy = _scores(self.surface, matrix)
-        low, high = np.minimum(low, accuracy), np.maximum(high, accuracy)
-        return np.clip(accuracy, 0, 1), np.clip(low, 0, 1), np.clip(high, 0, 1)
+        low = np.sort(centres - errors, axis=1)[:, outside - 1]
+        high = np.sort(centres + errors, axis=1)[:, -outside]
+        score = _scores(self.surface, matrix)
+        low, high = np.minimum(low, score), np.maximum(high, score)
+        accuracy, low, high = (np.clip(_accuracy(each, self.examples), 0, 1) for each in (score, low, high))
+        return accuracy, low, high
 
     def _note(self, config: SubmodelConfig, leverage: float) -> str:
         terms = self.surface.terms
@@ -151,6 +159,50 @@ class AccuracyPredictor:
                 f"(leverage {leverage:.2f}, theirs up to {self._widest_leverage:.2f})"
             )
         return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What a predictor is fitted to, with an entry for each submodel."""
+
+    examples: int
+    matrix: np.ndarray
+    accuracies: np.ndarray
+    losses: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[SweepRow], terms: Terms) -> "_Measured":
+        known = all(row.encoder_parameters for row in rows)
+        sizes = [row.encoder_parameters if known else row.parameters for row in rows]
+        columns = ([row.accuracy for row in rows], [row.loss for row in rows], sizes)
+        matrix = np.stack([terms.row(row.config) for row in rows])
+        return cls(rows[0].examples, matrix, *(np.array(column, dtype=float) for column in columns))
+
+    def some(self, indices: np.ndarray) -> "_Measured":
+        """Some of them."""
+        arrays = (self.matrix, self.accuracies, self.losses, self.sizes)
+        return _Measured(self.examples, *(array[indices] for array in arrays))
+
+    @property
+    def scores(self) -> np.ndarray:
+        """What the surface is one of: the errors fall by factors, not by points. One error more keeps it finite."""
+        found: np.ndarray = -np.log(1 - self.accuracies + 1 / self.examples)
+        return found
+
+
+def _accuracy(scores: np.ndarray, examples: int) -> np.ndarray:
+    """Inverse of `_Measured.scores`."""
+    return 1 + 1 / examples - np.exp(-scores)
+
+
+def _tau_near(predicted: np.ndarray, measured: np.ndarray, sizes: np.ndarray) -> float:
+    """Kendall's tau over the pairs of nearly equal size, without those measured alike."""
+    one, other = np.triu_indices(len(sizes), 1)
+    near = np.abs(np.log(sizes[one] / sizes[other])) <= np.log(1 + NEAR)
+    signs = [np.sign(values[one[near]] - values[other[near]]) for values in (predicted, measured)]
+    differs = signs[1] != 0
+    return float((signs[0] * signs[1])[differs].mean()) if differs.any() else float("nan")
 
 
 def _scores(surface: Surface, matrix: np.ndarray) -> np.ndarray:

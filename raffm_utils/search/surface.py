@@ -2,7 +2,8 @@
 
 At a given hidden width the sum has one term for the total attention width and the number of attention blocks, one for
 those of the FFN, and one for each width of each layer. The totals carry curvature and interact with the hidden width;
-the layers distinguish submodels of equal totals. A block that is left out is a category, not a small width.
+the layers distinguish submodels of equal totals. A block that is left out is a category, not a small width. Losses on
+the same examples show what a width does more finely than right answers: a surface fitted to them may guide the other.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ..space import Axis, ElasticSpace, SubmodelConfig
 ALPHAS = np.logspace(-3, 4, 15)
 CURVATURE = 0.5  # prior size of squares and products beside that of the linear terms
 LAYER_WEIGHTS = (0.0, 0.125, 0.25, 0.5)  # prior size of one layer's terms beside that of its total
+GUIDE_WEIGHT = 2.0  # prior size of the part that is proportional to the guide
 WIDTH_AXES = ((Axis.ATTENTION, "attention"), (Axis.FFN, "ffn"))
 
 
@@ -36,8 +38,9 @@ class Additive(Protocol):
 class Terms:
     """The features of a submodel: widths scaled to -1 (narrowest in the space) to 1 (widest), and their products.
 
-    Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`; for every layer
-    its attention width less `a`, its FFN width less `f`; the same of squares. Where blocks may be left out there are
+    Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`, of which totals are
+    on a logarithmic scale; for every layer its attention width less the mean, its FFN width less the mean; the same of
+    squares. Where blocks may be left out there are
     also their share `b` (-1: all that may), `b**2`, `h b`, for each axis; and for each of these blocks whether it is
     there (-1 or 1), less `b`. Beyond the measured range, `h`, `a` and `f` are clipped: a square would be meaningless
     there.
@@ -74,10 +77,11 @@ class Terms:
         return float(_scaled(min(max(width, self.narrowest), self.widest), self._hidden[-1], self._hidden[0]))
 
     def total(self, axis: Axis, hidden: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Total widths, scaled; and the same, clipped to the range measured near this hidden width."""
+        """Total widths, scaled; and their logarithms, clipped to the range measured near this hidden width."""
         narrowest, widest = (sum(choices[side] for choices in self._choices[axis]) for side in (-1, 0))
-        within = np.clip(totals, *self.edges(axis, hidden))
-        return _scaled(totals, narrowest, widest), _scaled(within, narrowest, widest)
+        step = min((width for choices in self._choices[axis] for width in choices if width), default=1)
+        logs = [np.log(total + step) for total in (np.clip(totals, *self.edges(axis, hidden)), narrowest, widest)]
+        return _scaled(totals, narrowest, widest), _scaled(*logs)
 
     def layer(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         """Widths of one layer, scaled; 0 where the block is left out."""
@@ -164,30 +168,48 @@ class Surface:
 
 
 class FittedSurface(Surface):
-    """A surface fitted to measured accuracies by ridge regression, and what its uncertainty follows from.
+    """A surface fitted to measured scores by ridge regression, and what its uncertainty follows from.
 
-    The penalty, and the weight of single layers, are those with the least leave-one-out error.
+    `guide` are the coefficients of another surface, which may be followed in part. The penalty, and the weight of
+    single layers, are those with the least leave-one-out error.
     """
 
     def __init__(
         self,
         terms: Terms,
         matrix: np.ndarray,
-        accuracies: np.ndarray,
+        scores: np.ndarray,
+        guide: np.ndarray | None = None,
         layer_weights: Sequence[float] = LAYER_WEIGHTS,
     ) -> None:
-        fits = [(RidgeCV(ALPHAS).fit(matrix * terms.weights(each), accuracies), each) for each in layer_weights]
-        self._ridge, self.layer_weight = max(fits, key=lambda fit: fit[0].best_score_)
-        self._weights = terms.weights(self.layer_weight)
         self._mean, self._matrix = matrix.mean(axis=0), matrix
-        self._covariance = _covariance(matrix * self._weights, self._ridge.alpha_)
-        coefficients = self._ridge.coef_ * self._weights
-        super().__init__(terms, coefficients, float(self._ridge.intercept_))
+        fits = []
+        for each in layer_weights:
+            directions = self._directions(terms.weights(each), guide)
+            fits.append((RidgeCV(ALPHAS).fit(matrix @ directions, scores), directions, each))
+        ridge, self._along, self.layer_weight = max(fits, key=lambda fit: fit[0].best_score_)
+        self._noise = float(np.sqrt(-ridge.best_score_))
+        self._covariance = _covariance(matrix @ self._along, ridge.alpha_)
+        super().__init__(terms, self._along @ ridge.coef_, float(ridge.intercept_))
+
+    def _directions(self, weights: np.ndarray, guide: np.ndarray | None) -> np.ndarray:
+        """The directions in which coefficients are sought, as columns, each as long as its prior size."""
+        directions = np.diag(weights)
+        if guide is None or not (spread := float((self._matrix @ guide).std())):
+            return directions
+        return np.column_stack([directions, GUIDE_WEIGHT * guide / spread])
 
     def leverage(self, matrix: np.ndarray) -> np.ndarray:
         """How far each row lies from the fitted submodels, over all of its columns."""
-        centred = matrix - self._mean
-        return 1 / len(self._matrix) + np.einsum("ij,jk,ik->i", centred, self._design, centred)
+        return self._distance(matrix - self._mean, self._design)
+
+    def spread(self, matrix: np.ndarray) -> np.ndarray:
+        """The standard deviation of a new measurement of each row about the surface, in units of its noise."""
+        return np.sqrt(1 + self._distance((matrix - self._mean) @ self._along, self._covariance))
+
+    def _distance(self, centred: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        found: np.ndarray = 1 / len(self._matrix) + np.einsum("ij,jk,ik->i", centred, covariance, centred)
+        return found
 
     @cached_property
     def _design(self) -> np.ndarray:
@@ -195,9 +217,8 @@ class FittedSurface(Surface):
 
     def draw(self, rng: np.random.Generator) -> Surface:
         """A draw from the posterior of ridge regression: another surface consistent with the data."""
-        noise = np.sqrt(-self._ridge.best_score_)
         factor = np.linalg.cholesky(self._covariance)
-        moved = noise * (factor @ rng.standard_normal(len(factor))) * self._weights
+        moved = self._noise * (self._along @ (factor @ rng.standard_normal(len(factor))))
         return Surface(self.terms, self.coefficients + moved, self.constant - float(moved @ self._mean))
 
 
@@ -207,5 +228,5 @@ def _covariance(matrix: np.ndarray, penalty: float) -> np.ndarray:
     return np.linalg.inv(centred.T @ centred + penalty * np.eye(matrix.shape[1]))
 
 
-def _scaled(width: float | np.ndarray, narrowest: int, widest: int) -> np.ndarray:
+def _scaled(width: float | np.ndarray, narrowest: float, widest: float) -> np.ndarray:
     return (2 * np.asarray(width, dtype=float) - widest - narrowest) / (widest - narrowest or 1)

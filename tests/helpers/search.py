@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from raffm_utils.evaluation import SweepRow
-from raffm_utils.space import METRICS, Affine, Axis, CostModel, ElasticSpace, SubmodelConfig
+from raffm_utils.space import (
+    METRICS,
+    Affine,
+    Axis,
+    CostModel,
+    ElasticSpace,
+    SubmodelConfig,
+    spread_over_size,
+    spread_over_widths,
+)
 
 
 class Costs(CostModel):
@@ -116,3 +125,36 @@ def make_rows(space: ElasticSpace, number: int, noise: float, seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     configs = [space.smallest(), space.largest(), *(space.sample(None, rng) for _ in range(number - 2))]
     return [make_row(config, truth(config) + noise * rng.normal()) for config in dict.fromkeys(configs)]
+
+
+def make_wide_space(layers: int = 12) -> ElasticSpace:
+    """From 2 % of the size to all: few widths, and blocks that may be left out in all layers but the first and last."""
+    attention, ffn = (384, 288, 192, 96, 0), (1536, 1024, 640, 256, 0)
+    ends = (0, layers - 1)
+    return ElasticSpace(
+        (384, 288, 216, 168),
+        tuple(attention[:-1] if layer in ends else attention for layer in range(layers)),
+        tuple(ffn[:-1] if layer in ends else ffn for layer in range(layers)),
+        Costs(),
+    )
+
+
+def wide_truth(config: SubmodelConfig) -> float:
+    """Errors from 6 % to 35 %: every present block removes a share of what the others leave, wide ones more of it."""
+    attention = [(a / 384) ** 0.3 * (1 + 0.5 * (i % 3)) for i, a in enumerate(config.attention)]
+    ffn = [(f / 1536) ** 0.3 * (1.5 - i / len(config.ffn)) for i, f in enumerate(config.ffn)]
+    capacity = (config.hidden / 384) ** 0.5 * (0.05 * sum(attention) + 0.06 * sum(ffn))
+    return 1 - 0.055 - 0.45 * float(np.exp(-2.2 * capacity))
+
+
+def make_wide_rows(space: ElasticSpace, number: int, noise: float, seed: int = 0) -> list[SweepRow]:
+    """A sweep spread over widths, blocks and the logarithm of size."""
+    rng = np.random.default_rng(seed)
+    configs = [space.smallest(), space.largest(), *spread_over_widths(space, number - number // 2, rng)]
+    configs += spread_over_size(space, number // 2 - 2, rng)
+    rows = []
+    for config in dict.fromkeys(configs):
+        accuracy, size = wide_truth(config), int(space.cost_of(config, "parameters"))
+        loss = 3 * (1 - accuracy) + noise * rng.normal()
+        rows.append(make_row(config, accuracy + noise * rng.normal(), loss=loss, parameters=size))
+    return rows

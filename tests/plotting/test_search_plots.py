@@ -61,7 +61,7 @@ def test_costs_that_rows_do_not_have_are_drawn_in_their_own_units(metric, cost, 
 def test_every_held_out_submodel_is_drawn_and_misses_stand_out():
     measured = np.array([0.80, 0.82, 0.84, 0.90])
     low, high = measured - 0.02, np.array([0.9, 0.9, 0.9, 0.89])
-    held_out = HeldOut(0.01, 0.03, 0.7, 0.75, measured, measured - 0.01, low, high)
+    held_out = HeldOut(0.01, 0.03, 0.7, 0.6, 0.75, measured, measured - 0.01, low, high)
     ax = plot_predicted(held_out)
     bars = [container for container in ax.containers if isinstance(container, ErrorbarContainer)]
     assert [len(bar.lines[0].get_xdata()) for bar in bars] == [3, 1]

@@ -1,11 +1,14 @@
 """Predictions rank submodels, intervals cover what they promise, and strange rows are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from helpers.search import make_row, make_rows, make_space, truth
+from helpers.search import make_row, make_rows, make_space, make_wide_rows, make_wide_space, truth
 
 from raffm_utils.errors import SweepError
 from raffm_utils.search import MIN_ROWS, AccuracyPredictor
+from raffm_utils.search.predictor import _tau_near
 from raffm_utils.space import ElasticSpace, SubmodelConfig, spread_over_widths
 
 SPACE = make_space()
@@ -44,6 +47,44 @@ def test_the_held_out_test_tells_what_new_submodels_show(seed):
     assert 0.5 < held_out.kendall_tau < 0.95
     assert len(held_out.measured) == len(held_out.predicted) == len(held_out.low) == len(held_out.high) == 150
     assert predictor.held_out is held_out
+
+
+def test_submodels_from_2_percent_to_all_with_blocks_left_out_are_ranked():
+    space = make_wide_space()
+    predictor = AccuracyPredictor.fit(make_wide_rows(space, 150, NOISE), space)
+    held_out = predictor.held_out
+    assert held_out.kendall_tau >= 0.9
+    assert held_out.kendall_tau_near >= 0.6
+    assert held_out.rmse < held_out.spread / 7
+    assert 0.85 <= held_out.coverage <= 0.96
+    order = np.argsort([predictor.predict(row.config).accuracy for row in make_wide_rows(space, 150, NOISE)])
+    inside = (held_out.low <= held_out.measured) & (held_out.measured <= held_out.high)
+    assert all(inside[end].mean() >= 0.8 for end in (order[:30], order[-30:]))
+
+
+def test_losses_tell_apart_what_right_answers_do_not():
+    """Right answers with much noise, losses with little: with the losses, the ranking is nearer to the truth."""
+    from scipy.stats import kendalltau
+
+    rng = np.random.default_rng(1)
+    noisy = [make_row(row.config, row.accuracy + 0.02 * rng.normal(), loss=0.5) for row in make_rows(SPACE, 60, 0)]
+    guided = [replace(row, loss=1 - truth(row.config) + 0.001 * rng.normal()) for row in noisy]
+    others = [SPACE.sample(None, rng) for _ in range(100)]
+    expected = [truth(config) for config in others]
+    fitted = [AccuracyPredictor.fit(rows, SPACE) for rows in (noisy, guided)]
+    alone, with_losses = (
+        kendalltau([predictor.predict(config).accuracy for config in others], expected).statistic
+        for predictor in fitted
+    )
+    assert with_losses > alone + 0.05
+
+
+def test_ranking_among_equal_sizes_is_that_of_pairs():
+    sizes = np.array([100.0, 105.0, 109.0, 200.0, 210.0, 1000.0])
+    measured = np.array([0.7, 0.8, 0.9, 0.5, 0.5, 0.1])
+    predicted = np.array([0.6, 0.9, 0.8, 0.3, 0.2, 0.9])
+    assert _tau_near(predicted, measured, sizes) == pytest.approx((1 + 1 - 1) / 3)
+    assert np.isnan(_tau_near(predicted[-1:], measured[-1:], sizes[-1:]))
 
 
 def test_accuracies_that_do_not_depend_on_widths_give_no_ranking_and_honest_intervals():
