@@ -1,22 +1,23 @@
-"""The best submodel found under a budget against the median of random ones, at five budgets, on the test split.
+"""The best submodel found under a budget against others of its size, at five budgets, on the test split.
 
 For each budget: candidates by the predictor (fitted to a sweep on validation examples) and the largest that fits; one
-of them chosen by successive halving on validation examples; then, once, on test: the chosen one, and random submodels
-of about the same size (drawn uniformly from the window just below the limit). All see the same test examples, so
-their difference is bootstrapped pair by pair: over examples, and over which random submodels were drawn.
+of them chosen by successive halving on validation examples; then, once, on test: the chosen one; random submodels of
+about the same size (drawn uniformly from the window just below the limit); uniform scaling (the largest that fits with
+all layers alike); the largest that fits. All see the same test examples, so differences are taken pair by pair; that to
+the median of random ones is bootstrapped, over examples and over which were drawn.
 """
 
 import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.stats import binomtest
 
 from raffm_utils import (
     AccuracyPredictor,
@@ -25,27 +26,32 @@ from raffm_utils import (
     Supernet,
     best_submodels,
     choose,
+    compare,
+    evaluate,
     largest_submodel,
     load_split,
     read_sweep,
 )
-from raffm_utils.data import Split
-from raffm_utils.evaluation import in_eval_mode, logits_of
+from raffm_utils.evaluation import Evaluation, right_answers
 from raffm_utils.plotting import FIGURES
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
-SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
-WINDOW = 0.05  # random submodels lie at most this share of the whole range below the limit
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)  # of the parameters of the full network
+WINDOW = 0.05  # random submodels lie at most this share of the limit below it
 RESAMPLES = 2000
+HELD_OUT = ("rmse", "spread", "kendall_tau", "kendall_tau_near", "coverage")
 RESULTS = Path(__file__).with_suffix(".json")
 
 
-def right_answers(supernet: Supernet, config: SubmodelConfig, data: Split) -> np.ndarray:
-    """For every example of a split, always in the same order, whether a submodel classifies it rightly."""
-    model = in_eval_mode(supernet.extract(config))
-    with torch.inference_mode():
-        parts = [logits_of(model, inputs).argmax(dim=1) == truth for inputs, truth in data.batches(128)]
-    return torch.cat(parts).numpy()
+def uniform_scalings(supernet: Supernet, budget: Budget) -> Iterator[SubmodelConfig]:
+    """All submodels inside a budget of which all layers are alike, with both blocks."""
+    space = supernet.space
+    shared = [sorted(set.intersection(*map(set, choices)) - {0}) for choices in (space.attention, space.ffn)]
+    layers = len(space.attention)
+    for hidden, attention, ffn in product(space.hidden, *shared):
+        config = SubmodelConfig(hidden, (attention,) * layers, (ffn,) * layers)
+        if space.fits(config, budget):
+            yield config
 
 
 def margin_interval(chosen: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -62,29 +68,37 @@ def margin_interval(chosen: np.ndarray, others: np.ndarray, rng: np.random.Gener
     return float(low), float(high)
 
 
-def compare(chosen: np.ndarray, others: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Accuracies on test, their margin, and whether it is larger than chance would have it."""
-    accuracies = others.mean(axis=1)
-    middle = others[np.argsort(accuracies)[len(accuracies) // 2]]  # the random submodel of median accuracy
-    won, lost = int((chosen & ~middle).sum()), int((~chosen & middle).sum())
-    intervals = [
-        binomtest(int(answers.sum()), len(answers)).proportion_ci(0.95, method="wilson") for answers in (chosen, middle)
-    ]
-    low, high = margin_interval(chosen, others, rng)
+def against(chosen: Evaluation, random: list[Evaluation], rng: np.random.Generator) -> dict[str, Any]:
+    """Accuracy on test, and by how much it is above the median of random ones, with intervals."""
+    answers = np.stack([right_answers(each) for each in random])
+    accuracies = answers.mean(axis=1)
+    middle = random[int(np.argsort(accuracies)[len(accuracies) // 2])]  # the random submodel of median accuracy
+    low, high = margin_interval(right_answers(chosen), answers, rng)
     return {
-        "accuracy": float(chosen.mean()),
-        "low": float(intervals[0].low),
-        "high": float(intervals[0].high),
+        **{name: getattr(chosen, name) for name in ("accuracy", "low", "high")},
         "random_median": float(np.median(accuracies)),
-        "random_low": float(intervals[1].low),
-        "random_high": float(intervals[1].high),
+        "random_low": middle.low,
+        "random_high": middle.high,
         "random_accuracies": sorted(map(float, accuracies)),
-        "margin": float(chosen.mean() - np.median(accuracies)),
+        "margin": float(chosen.accuracy - np.median(accuracies)),
         "margin_low": low,
         "margin_high": high,
-        "mcnemar_p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
+        "mcnemar_p": compare(chosen, middle).p,
         "larger_than_paired_interval": low > 0,
-        "larger_than_both_intervals": bool(intervals[0].low > intervals[1].high),
+    }
+
+
+def beside(chosen: Evaluation, config: SubmodelConfig, other: SubmodelConfig | None, measured: Any) -> Any:
+    """How the chosen submodel differs from one other, with the paired interval; None where no such one fits."""
+    if other is None:
+        return None
+    found = compare(chosen, measured)
+    return {
+        "same": config == other,
+        "widths": widths(other),
+        "accuracy": measured.accuracy,
+        **vars(found),
+        "p": found.p,
     }
 
 
@@ -100,16 +114,24 @@ def measure(supernet: Supernet, predictor: AccuracyPredictor, arguments: argpars
     rows = []
     for number, share in enumerate(SHARES):
         rng = np.random.default_rng([arguments.seed, number])
-        limit = int(least + share * (most - least))
+        limit = int(share * most)
+        if limit < least:
+            print(f"| {share:.0%} | {limit / 1e6:.2f} M | below the smallest, {least / 1e6:.2f} M |", flush=True)
+            continue
         inside: dict[str, Any] = {f"max_{metric}": limit}
-        window = Budget(**inside, **{f"min_{metric}": int(limit - WINDOW * (most - least))})
+        budget, window = Budget(**inside), Budget(**inside, **{f"min_{metric}": int((1 - WINDOW) * limit)})
         start = time.perf_counter()
-        found = best_submodels(space, predictor, Budget(**inside), arguments.candidates, rng)
+        found = best_submodels(space, predictor, budget, arguments.candidates, rng)
         seconds = time.perf_counter() - start
-        candidates = [*found, largest_submodel(space, Budget(**inside), metric)]
-        selection = choose(supernet, candidates, validation, rng=rng)
+        largest = largest_submodel(space, budget, metric)
+        alike = max(uniform_scalings(supernet, budget), key=lambda each: space.cost_of(each, metric), default=None)
+        candidates = [*found, largest]
+        selection = choose(supernet, candidates, validation, rng=rng, progress=False)
         random = [space.sample(window, rng) for _ in range(arguments.random)]
-        answers = [right_answers(supernet, config, test) for config in (selection.config, *random)]
+        tested = dict.fromkeys(config for config in (selection.config, largest, alike, *random) if config)
+        on_test = {config: evaluate(supernet.extract(config), test) for config in tested}
+        chosen = on_test[selection.config]
+        others = {"uniform": alike, "largest": largest}
         rows.append(
             {
                 "share": share,
@@ -120,8 +142,13 @@ def measure(supernet: Supernet, predictor: AccuracyPredictor, arguments: argpars
                 "predicted": vars(predictor.predict(selection.config)),
                 "place_by_prediction": candidates.index(selection.config) + 1,
                 "validation_accuracy": selection.chosen.accuracy,
+                "answers_to_choose": selection.measured,
                 "search_seconds": round(seconds, 3),
-                **compare(answers[0], np.stack(answers[1:]), rng),
+                **against(chosen, [on_test[config] for config in random], rng),
+                **{
+                    name: beside(chosen, selection.config, other, other and on_test[other])
+                    for name, other in others.items()
+                },
             }
         )
         print(row_text(rows[-1]), flush=True)
@@ -144,8 +171,16 @@ def row_text(row: dict[str, Any]) -> str:
             ("margin", "margin_low", "margin_high", "+"),
         )
     )
+    others = [
+        "none fits"
+        if (other := row[name]) is None
+        else "the same"
+        if other["same"]
+        else f"{100 * other['difference']:+.2f} ({100 * other['low']:+.2f} to {100 * other['high']:+.2f})"
+        for name in ("uniform", "largest")
+    ]
     budget = f"| {row['share']:.0%} | {row['limit'] / 1e6:.2f} M |"
-    return f"{budget} {chosen} | {random} | {margin} | {verdict} | {row['mcnemar_p']:.3f} |"
+    return f"{budget} {chosen} | {random} | {margin} | {verdict} | {others[0]} | {others[1]} |"
 
 
 def main() -> None:
@@ -164,12 +199,13 @@ def main() -> None:
     supernet = Supernet.from_pretrained(arguments.checkpoint, tokens=arguments.tokens)
     path = arguments.rows or FIGURES / "data" / f"{supernet.name}-validation.jsonl"
     predictor = AccuracyPredictor.fit(read_sweep(path), supernet.space)
-    held_out = {name: getattr(predictor.held_out, name) for name in ("rmse", "spread", "kendall_tau", "coverage")}
+    held_out = {name: getattr(predictor.held_out, name) for name in HELD_OUT}
     print(f"{predictor.submodels} submodels on {predictor.examples} validation examples each; held out:", held_out)
     print(
-        "| budget | limit | chosen (95 %) | median random (95 %) | margin, points (95 %) | above chance | McNemar p |"
+        "| budget | limit | chosen (95 %) | median random (95 %) | margin, points (95 %) | above chance "
+        "| above uniform scaling (95 %) | above the largest (95 %) |"
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     rows = measure(supernet, predictor, arguments)
     names = ("examples", "validation_examples", "candidates", "random", "tokens", "seed")
     content = {
