@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..evaluation import Interval, evaluate
+from ..evaluation import Difference, Interval, evaluate, right_answers
 from ..space import Rng, SubmodelConfig, generator
 from ..supernet import Supernet
 
@@ -20,10 +20,14 @@ MIN_EXAMPLES = 16  # in a rung: fewer would sort out by chance
 
 @dataclass(frozen=True)
 class Candidate(Interval):
-    """One submodel in one rung; `low` and `high` are the 95 % Wilson interval of `accuracy`."""
+    """One submodel in one rung; `low` and `high` are the 95 % Wilson interval of `accuracy`.
+
+    `behind` is how it differs from the best of the rung on the same examples, with a 95 % interval.
+    """
 
     config: SubmodelConfig
     loss: float
+    behind: Difference
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def choose(
 ) -> Selection:
     """Choose the best of a few submodels by successive halving (Karnin et al. 2013) on validation examples.
 
-    Each rung drops the worse half and doubles the number of examples, up to `examples` (by default all of `data`).
+    Each rung drops the worse half, and those behind the best by a paired interval wholly below 0, and doubles the
+    number of examples, up to `examples` (by default all of `data`).
     All submodels in a rung see the same examples, and results carry over: choosing one of 16 costs as much as
     measuring 5 in full. Ties are broken by the lower loss. `rng` shuffles the examples. Raises `DataError` for
     the test split, which must not be used for choosing.
@@ -84,7 +89,7 @@ def choose(
 
     order, sizes = _plan(len(set(configs)), data, examples, generator(0 if rng is None else rng))
     left, rungs = list(dict.fromkeys(configs)), list[Rung]()
-    sums = dict.fromkeys(left, (0, 0.0))  # right answers, loss
+    answers, losses = {config: np.empty(0, dtype=bool) for config in left}, dict.fromkeys(left, 0.0)
     steps = [max(1, -(-len(left) // 2**number)) for number in range(len(sizes))]
     total = sum(count * size for count, size in zip(steps, np.diff([0, *sizes]), strict=True))
     with tqdm(total=int(total), unit="example", disable=not progress) as bar:
@@ -93,12 +98,16 @@ def choose(
             bar.set_description(f"{len(left)} submodels, {size:,} examples")
             for config in left:
                 found = evaluate(supernet.extract(config), part, batch_size=batch_size)
-                hits, loss = sums[config]
-                sums[config] = hits + round(found.accuracy * len(part)), loss + found.loss * len(part)
+                answers[config] = np.concatenate([answers[config], right_answers(found)])
+                losses[config] += found.loss * len(part)
                 bar.update(len(part))
-            left.sort(key=lambda config: (-sums[config][0], sums[config][1]))
-            kept = 1 if number == len(sizes) else -(-len(left) // 2)
-            rungs.append(Rung(size, tuple(_candidate(config, *sums[config], size) for config in left), kept))
+            left.sort(key=lambda config: (-answers[config].sum(), losses[config]))
+            candidates = tuple(
+                _candidate(config, answers[config], answers[left[0]], losses[config] / size) for config in left
+            )
+            half = 1 if number == len(sizes) else -(-len(left) // 2)
+            kept = max(place for place, each in enumerate(candidates[:half], 1) if each.behind.high >= 0)
+            rungs.append(Rung(size, candidates, kept))
             left = left[:kept]
     return Selection(tuple(rungs))
 
@@ -121,5 +130,6 @@ def _plan(number: int, data: "Split", examples: int | None, rng: np.random.Gener
     return rng.permutation(len(data))[:examples], sorted(sizes)
 
 
-def _candidate(config: SubmodelConfig, hits: int, loss: float, examples: int) -> Candidate:
-    return Candidate(**vars(Interval.wilson(hits, examples)), config=config, loss=loss / examples)
+def _candidate(config: SubmodelConfig, right: np.ndarray, best: np.ndarray, loss: float) -> Candidate:
+    interval = Interval.wilson(int(right.sum()), len(right))
+    return Candidate(**vars(interval), config=config, loss=loss, behind=Difference.of(right, best))
