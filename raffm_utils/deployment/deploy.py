@@ -46,7 +46,7 @@ def deploy(
     """
     from tqdm.auto import tqdm
 
-    folder, formats = Path(folder), check_formats(formats)
+    folder, formats = Path(folder).expanduser(), check_formats(formats)
     check_target(folder)
     if candidates < 1 or examples < 0 or examples == 1:
         raise DeploymentError(

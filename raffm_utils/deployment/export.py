@@ -128,7 +128,7 @@ def export_submodel(
         export_submodel(model, "client", ("safetensors",), processor=supernet.processor)
         load_submodel("client")  # the same model, without the supernet
     """
-    folder, formats, model = Path(folder), check_formats(formats), _whole(in_eval_mode(model))
+    folder, formats, model = Path(folder).expanduser(), check_formats(formats), _whole(in_eval_mode(model))
     facts = _facts(model, formats, processor, calibration)
     parameters = sum(p.numel() for p in model.parameters())
     needed = sum(FORMATS[name][1] * parameters for name in formats) + 4 * parameters + OVERHEAD_BYTES

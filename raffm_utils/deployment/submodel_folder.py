@@ -110,7 +110,7 @@ def load_submodel(folder: str | Path) -> PreTrainedModel:
 
     Raises `CheckpointError`, naming the file and the problem, for any other or a damaged folder.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     content = read_submodel_file(folder)
     if content["stock"]:
         model, _ = checkpoints.load_model(folder)

@@ -161,7 +161,7 @@ def sweep(
     from tqdm.auto import tqdm
 
     _check_independence(supernet, data)
-    path, costs = Path(path), {config: supernet.cost(config) for config in configs}
+    path, costs = Path(path).expanduser(), {config: supernet.cost(config) for config in configs}
     seed = None if seed is None else whole_number(SweepError, seed=seed)
     belongs: dict[str, Any] = {
         "fingerprint": supernet.fingerprint(),

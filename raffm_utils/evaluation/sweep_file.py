@@ -101,7 +101,7 @@ def read_sweep(path: str | Path) -> list[SweepRow]:
 
     Raises `SweepError`, naming the line, if the file is missing or holds anything else.
     """
-    return _parse(Path(path))[0]
+    return _parse(Path(path).expanduser())[0]
 
 
 def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:

@@ -179,6 +179,11 @@ class Family:
 
     def positions(self, config: Any) -> int:
         """The longest text that a text model accepts, in tokens, special tokens included."""
+        if self.counts_positions_from_padding and config.pad_token_id is None:
+            raise CheckpointError(
+                f"pad_token_id is null in the configuration, but {self.label} counts positions from it: put the number "
+                "of the tokenizer's padding token into config.json (1 in the published networks)"
+            )
         unused = config.pad_token_id + 1 if self.counts_positions_from_padding else 0
         return int(config.max_position_embeddings) - unused
 

@@ -25,6 +25,7 @@ from .spec import ElasticSpec
 
 BUNDLED_FOLDER = REPOSITORY / "checkpoints"
 SPACE_FILE, CONFIG_FILE = "elastic_space.json", "config.json"
+POINTER = b"version https://git-lfs"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -43,7 +44,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         raise CheckpointError(
             "the name of the checkpoint is empty: give a path, a bundled name, or '.' for this folder"
         )
-    text, local = str(name), Path(os.path.abspath(name))
+    text, local = str(name), Path(os.path.abspath(os.path.expanduser(name)))
     if not local.is_dir() and text in bundled():
         local = BUNDLED_FOLDER / text
     if local.is_dir():
@@ -172,11 +173,23 @@ def weights_path(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
+    parts = sorted(path.name for kind in ("safetensors", "bin") for path in folder.glob(f"*model*.{kind}*"))
+    if parts:
+        raise CheckpointError(
+            f"{folder}: the weights are in shards or in a variant ({_listed(parts)}), not in one {WEIGHT_FILES[0]}: "
+            "load the folder with transformers (variant=... if its files have one) and save it again with "
+            "save_pretrained(folder, max_shard_size='100GB')"
+        )
     raise CheckpointError(f"{folder}: no weights: expected {' or '.join(WEIGHT_FILES)}; fetch them into the folder")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a weight file, all of them finite; no code in the file is run."""
+    """Read the tensors of a weight file, all of them finite in float32; no code in the file is run."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise CheckpointError(
+                f"{path}: a pointer of Git LFS instead of the weights: run `git lfs install` and `git lfs pull` there"
+            )
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else _read_bin(path)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -184,7 +197,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: unreadable, perhaps truncated ({reason}): fetch the file again") from error
     if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()):
         raise CheckpointError(f"{path}: expected names and tensors only: save the model's state_dict() instead")
-    _check_finite(tensors, path)
+    for key, tensor in tensors.items():
+        _check_values(key, tensor, path)
     return tensors
 
 
@@ -212,11 +226,20 @@ def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     return content
 
 
-def _check_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(f"{path}: {key} holds {bad} values that are NaN or infinite: fetch the file again")
+def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
+    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+    small = tensor.is_floating_point() and tensor.element_size() < torch.float16.itemsize
+    if not plain or small or tensor.is_complex():
+        kind = "without values" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
+        raise CheckpointError(f"{path}: {key} is no plain tensor of numbers ({kind}): save it in float32 or float16")
+    if not tensor.is_floating_point():
+        return
+    finite = torch.isfinite(tensor.float())  # in which the network computes: 1e300 in float64 is infinite there
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise CheckpointError(
+            f"{path}: {key} holds {bad} values that are NaN or infinite in float32: fetch the file again"
+        )
 
 
 def load_processor(folder: Path, family: Family, config: Any) -> Any:

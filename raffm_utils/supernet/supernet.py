@@ -170,7 +170,8 @@ class Supernet:
 
         By default it is frozen and shares memory with the supernet wherever a slice can be a view, which takes
         milliseconds. With `copy=True` it has its own contiguous, trainable weights. What was done to the supernet's
-        modules (compiled, hooks, a replaced `forward`) is not done to the submodel.
+        modules (compiled, hooks, a replaced `forward`) is not done to the submodel. `torch.save` of a shared state dict
+        would write the full weights along: use `save_pretrained`, or `copy=True`.
 
         A block of width 0 is left out: its parameters are gone, `Nothing` stands in its place, and a layer of which
         nothing is left is not in the list of layers.
