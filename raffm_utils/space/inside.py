@@ -88,8 +88,12 @@ class Region:
         entry = pick(self.size, rng)
         below, rows = self.ffn.below, list(self.spans)
         spans = [(int(first[entry]), int(last[entry])) for first, last in self.spans.values()]
-        n_of = pick([below[n][last] - below[n][first] for n, (first, last) in zip(rows, spans, strict=True)], rng)
-        n, (first, last) = rows[n_of], spans[n_of]
+        number = 0
+        if (
+            len(rows) > 1
+        ):  # without zeros there is one: nothing is drawn, so that such spaces give what they always gave
+            number = pick([below[n][last] - below[n][first] for n, (first, last) in zip(rows, spans, strict=True)], rng)
+        n, (first, last) = rows[number], spans[number]
         target = below[n][first] + uniform_below(below[n][last] - below[n][first], rng)
         k = bisect_right(below[n], target) - 1
         return SubmodelConfig(self.hidden, self.attention.draw(*self.place(entry), rng), self.ffn.draw(n, k, rng))

@@ -140,7 +140,7 @@ def test_candidates_are_different_fit_and_start_with_the_best():
     space = make_space()
     limit = sum(space.reach("parameters")) // 2
     budget = Budget(max_parameters=limit)
-    predictor = AccuracyPredictor.fit(make_rows(space, 100, 0.01), space)
+    predictor = AccuracyPredictor.fit(make_rows(space, 100, 0.02), space)
     found = best_submodels(space, predictor, budget, 8, np.random.default_rng(0))
     assert found[0] == best_submodel(space, predictor, budget)
     assert len(set(found)) == len(found) == 8

@@ -67,7 +67,7 @@ def test_losses_tell_apart_what_right_answers_do_not():
     from scipy.stats import kendalltau
 
     rng = np.random.default_rng(1)
-    noisy = [make_row(row.config, row.accuracy + 0.02 * rng.normal(), loss=0.5) for row in make_rows(SPACE, 60, 0)]
+    noisy = [make_row(row.config, row.accuracy + 0.04 * rng.normal(), loss=0.5) for row in make_rows(SPACE, 60, 0)]
     guided = [replace(row, loss=1 - truth(row.config) + 0.001 * rng.normal()) for row in noisy]
     others = [SPACE.sample(None, rng) for _ in range(100)]
     expected = [truth(config) for config in others]

@@ -453,3 +453,15 @@ def test_membership():
     assert SubmodelConfig(6, (8, 4), config.ffn) not in space
     assert SubmodelConfig(6, (8,), (9,)) not in space
     assert config.to_arc() not in space
+
+
+def test_draws_without_zeros_are_those_of_every_earlier_version():
+    """Seeds stand in recipes and notebooks: what they gave must not change, nor how much of a generator it took."""
+    space = ElasticSpace((48, 36, 25), ((48, 32, 20), (48, 44, 24), (48, 12)), ((64, 40, 7), (64, 63, 33, 32), (64,)))
+    rng = np.random.default_rng(7)
+    assert [space.sample(None, rng) for _ in range(3)] == [
+        SubmodelConfig(36, (32, 48, 12), (7, 64, 64)),
+        SubmodelConfig(48, (20, 44, 12), (7, 63, 64)),
+        SubmodelConfig(36, (20, 48, 12), (7, 32, 64)),
+    ]
+    assert rng.integers(10**9) == 267599304
