@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -150,7 +149,7 @@ def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
     """A network of these widths, its weights not yet loaded."""
     content = checkpoints.read_config(folder)
     try:
-        config = transformers.AutoConfig.for_model(**content)
+        config = checkpoints.make_config(content)
         family = family_of(config.model_type)
         _, heads, _, _ = family.widths(config)
         # a stock network around it, to cut it out of: as wide as the widest layer, in whole heads

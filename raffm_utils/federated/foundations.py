@@ -51,10 +51,11 @@ def foundation(name: str, label_names: tuple[str, ...], image_size: int | None =
         return minilm_l6(label_names)
     folder = resolve(name)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **_labels(label_names))
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **_labels(label_names))
         family = family_of(config.model_type, str(folder / "config.json"))
         auto = getattr(transformers, family.auto_class)
-        model = auto.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32)
+        weights = {"use_safetensors": True, "dtype": torch.float32}
+        model = auto.from_pretrained(folder, config=config, trust_remote_code=False, **weights)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         known = ", ".join(FAMILIES)
         raise CheckpointError(

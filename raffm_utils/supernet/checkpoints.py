@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from .spec import ElasticSpec
 BUNDLED_FOLDER = REPOSITORY / "checkpoints"
 SPACE_FILE, CONFIG_FILE = "elastic_space.json", "config.json"
 POINTER = b"version https://git-lfs"
+# what a configuration may ask for and is not given: code of the folder or of the hub (which an attention may be the
+# name of), another number format, answers as tuples, of which ViT of transformers 5 makes nothing
+NOT_TAKEN = frozenset({"auto_map", "attn_implementation", "experts_implementation", "quantization_config"})
+NOT_TAKEN |= {"dtype", "torch_dtype", "return_dict"}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -93,12 +98,10 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
     family = family_of(content.get("model_type"), str(folder / CONFIG_FILE))
     path = weights_path(folder)
     tensors = read_weights(path)
-    for key in ("auto_map", "dtype", "torch_dtype", "return_dict"):  # of tuples, ViT of transformers 5 makes nothing
-        content.pop(key, None)
     # mismatches are let through here, so that the report names them, and refused below
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        config = transformers.AutoConfig.for_model(**content)
+        config = make_config(content)
         network = model_class(family, config)
         with quiet("transformers"), torch.device("cpu"):
             model, report = network.from_pretrained(None, config=config, state_dict=tensors, **options)
@@ -147,6 +150,12 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
             raise CheckpointError(
                 f"{path}: {fault} tensors: {_listed(keys)}: it does not fit config.json; fetch both again{remedy}"
             )
+
+
+def make_config(content: Mapping[str, Any]) -> Any:
+    """The configuration that the content of a `config.json` describes, without what is not taken from a folder."""
+    taken = {key: value for key, value in content.items() if key not in NOT_TAKEN and not key.startswith("_")}
+    return transformers.AutoConfig.for_model(**taken)
 
 
 def model_class(family: Family, config: Any) -> Any:
@@ -243,14 +252,15 @@ def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
 
 
 def load_processor(folder: Path, family: Family, config: Any) -> Any:
-    """The image processor or tokenizer of a folder; images are processed without torchvision.
+    """The image processor or tokenizer of a folder; images are processed without torchvision, no code there is run.
 
     A tokenizer truncates text to the number of positions in `config`.
     """
     try:
         if family.is_image:
-            return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            images = transformers.AutoImageProcessor
+            return images.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:
         kind = "preprocessor_config.json" if family.is_image else "tokenizer files"
         raise CheckpointError(f"{folder}: no usable {kind}: copy them from the foundation model") from error
