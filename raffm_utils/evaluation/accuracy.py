@@ -1,7 +1,9 @@
 """Accuracy of a submodel with its interval, and resumable sweeps over many submodels."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,13 +146,15 @@ def sweep(
     path: str | Path,
     *,
     batch_size: int = 128,
+    workers: int = 2,
     seed: int | None = None,
     progress: bool = True,
 ) -> list[SweepRow]:
-    """Evaluate submodels and append each to the file `path` as soon as it is measured; returns their rows in order.
+    """Evaluate submodels and append each, in order, to the file `path` once measured; returns their rows in order.
 
     Rows already in the file are not measured again, so an interrupted sweep can simply be restarted. A
-    configuration given twice is measured once. `seed`, stored in the rows, is the seed that the configurations
+    configuration given twice is measured once. `workers` submodels are measured side by side, each on its share of the
+    threads, which one alone would keep less busy. `seed`, stored in the rows, is the seed that the configurations
     were drawn with. Raises `SweepError` when the file holds rows of another checkpoint, of other data, or at another
     token count, and `DataError` when the checkpoint may have been trained on the examples it would be scored on.
 
@@ -179,10 +183,16 @@ def sweep(
     left = [config for config in costs if config not in rows]
     if left:
         check_writable(path)
-    with tqdm(left, initial=len(costs) - len(left), total=len(costs), unit="submodel", disable=not progress) as bar:
-        for config in bar:
-            start = time.perf_counter()
-            measured = evaluate(supernet.extract(config), data, batch_size=batch_size)
+
+    def measure(config: SubmodelConfig) -> tuple[Evaluation, float]:
+        start = time.perf_counter()
+        return evaluate(supernet.extract(config), data, batch_size=batch_size), time.perf_counter() - start
+
+    with (
+        _side_by_side(workers) as pool,
+        tqdm(initial=len(costs) - len(left), total=len(costs), unit="submodel", disable=not progress) as bar,
+    ):
+        for config, (measured, seconds) in zip(left, pool.map(measure, left), strict=True):
             rows[config] = SweepRow(
                 checkpoint=supernet.name,
                 config=config,
@@ -191,12 +201,25 @@ def sweep(
                 **{name: getattr(measured, name) for name in ("accuracy", "low", "high", "f1", "loss", "right")},
                 seed=seed,
                 device=device,
-                seconds=round(time.perf_counter() - start, 3),
+                seconds=round(seconds, 3),
                 libraries=libraries,
             )
             append(path, rows[config])
+            bar.update()
             bar.set_postfix(accuracy=f"{measured.accuracy:.3f}")
     return [rows[config] for config in costs]
+
+
+@contextmanager
+def _side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads share the processor; what has not begun is dropped when it is left by an error."""
+    threads, pool = torch.get_num_threads(), ThreadPoolExecutor(whole_number(SweepError, 1, workers=workers))
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def ends(supernet: Supernet) -> dict[str, SubmodelConfig]:

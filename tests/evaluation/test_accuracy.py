@@ -411,6 +411,37 @@ def test_a_bad_configuration_is_found_before_any_work(tmp_path, counted):
     assert not path.exists()
 
 
+def test_workers_change_nothing_but_the_time(tmp_path):
+    supernet, threads = make_supernet("vit"), torch.get_num_threads()
+    seen = []
+    for workers in (1, 3):
+        path = tmp_path / f"{workers}.jsonl"
+        rows = _sweep(supernet, path, count=6, workers=workers)
+        assert rows == read_sweep(path), "in the order asked for"
+        seen.append([(row.config, row.right) for row in rows])
+    assert seen[0] == seen[1]
+    assert torch.get_num_threads() == threads
+    with pytest.raises(SweepError, match="workers=0: give at least 1"):
+        _sweep(supernet, tmp_path / "none.jsonl", workers=0)
+
+
+def test_what_has_not_begun_when_one_fails_is_not_measured(tmp_path, monkeypatch):
+    made: list[int] = []
+
+    def failing(*args, **kwargs):
+        made.append(1)
+        if len(made) == 1:
+            raise MemoryError
+        time.sleep(0.1)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(evaluation_module, "evaluate", failing)
+    with pytest.raises(MemoryError):
+        _sweep(make_supernet("vit"), tmp_path / "rows.jsonl", count=20)
+    assert len(made) < 20
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
 def test_interruption_leaves_a_valid_file(tmp_path, monkeypatch):
     supernet, path = make_supernet("vit"), tmp_path / "rows.jsonl"
     made: list[int] = []
@@ -423,10 +454,11 @@ def test_interruption_leaves_a_valid_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(evaluation_module, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        _sweep(supernet, path, count=5)
+        _sweep(supernet, path, count=5, workers=1)
     assert len(read_sweep(path)) == 2
+    before = len(made)
     rows = _sweep(supernet, path, count=5)
-    assert len(made) == 3 + 3
+    assert len(made) == before + 3
     assert rows == read_sweep(path)
 
 
