@@ -11,7 +11,7 @@ from ..data import Split
 from ..evaluation import logits_of
 from ..space import SubmodelConfig
 from ..supernet import Supernet
-from .patches import fewer_patches
+from .images import fewer_patches, flipped, shifted
 from .recipe import WEIGHTINGS, Recipe
 from .server import Moments, State, Update
 from .students import Students
@@ -134,8 +134,9 @@ def fit(
                 for group in adam.param_groups:
                     group["lr"] = group["rate"] * min(1.0, (done + 1) / warmup)
                 if recipe.horizontal_flip:
-                    flip = torch.rand(len(labels), generator=generator) < 0.5
-                    inputs = {k: torch.where(flip.view(-1, 1, 1, 1), v.flip(-1), v) for k, v in inputs.items()}
+                    inputs = {k: flipped(v, generator) for k, v in inputs.items()}
+                if recipe.random_shift:
+                    inputs = {k: shifted(v, recipe.random_shift, generator) for k, v in inputs.items()}
                 before = generator.get_state()
                 with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
                     logits = logits_of(model, inputs)

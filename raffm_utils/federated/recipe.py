@@ -76,6 +76,7 @@ class Recipe:
     # Shazeer & Stern 2018). None: all learn at the same rate.
     full_rate_rms: float | None = None
     horizontal_flip: bool = False  # each training image is mirrored with probability 1/2
+    random_shift: int = 0  # each training image is moved by up to so many pixels, both ways; its edge is repeated
     # Share of an image's patches that a client sees, drawn anew for every image (PatchDropout, Liu et al. 2022); in
     # the cooldown it sees all of them. Computing costs fall about in proportion.
     patch_share: float = 1.0
@@ -120,6 +121,8 @@ class Recipe:
             raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(RULES)}")
         if not 0 < self.patch_share <= 1:
             raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
+        if self.random_shift < 0:
+            raise TrainingError(f"random_shift={self.random_shift}: give a number of pixels, or 0")
         if self.students < 0:
             raise TrainingError(f"students={self.students}: give the number of networks drawn for every batch, or 0")
         if not 0 < self.second_moment < 1:

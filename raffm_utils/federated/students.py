@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from ..evaluation import logits_of
 from ..space import Budget, Region, SubmodelConfig
 from ..supernet import Supernet
-from .patches import fewer_patches
+from .images import fewer_patches
 
 SLOTS = 8  # of equal ratio, in each half of the range of sizes
 
