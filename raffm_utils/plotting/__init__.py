@@ -4,6 +4,7 @@ No wing below imports matplotlib.
 """
 
 from .accuracy import plot_accuracy_vs_parameters, plot_intervals
+from .differences import plot_differences
 from .federated import plot_heterogeneity, plot_rounds, plot_settings, plot_shrinkage
 from .search import class_colours, plot_fleet, plot_fleets, plot_latency, plot_pareto, plot_predicted
 from .style import BLUE, FIGURES, GREEN, PURPLE, VERMILION, approximately, new_axes, save_figure
