@@ -14,12 +14,22 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError, ElasticSpaceError
-from ..files import parse_json
+from ..files import read_json
 from ..space import Family, SubmodelConfig, family_of
-from ..supernet import ElasticSpec, Supernet, checkpoints, quiet, read_widths
+from ..supernet import (
+    WEIGHT_FILES,
+    ElasticSpec,
+    Supernet,
+    checkpoints,
+    quiet,
+    read_weights,
+    read_widths,
+    weights_path,
+)
 
 SUBMODEL_FILE = "submodel.json"
-WEIGHTS_FILE = checkpoints.WEIGHT_FILES[0]
+WEIGHTS_FILE = WEIGHT_FILES[0]
+MAX_LAYERS = 1000
 
 
 def widths_of(model: PreTrainedModel) -> SubmodelConfig:
@@ -114,9 +124,12 @@ def load_submodel(folder: str | Path) -> PreTrainedModel:
     if content["stock"]:
         model, _ = checkpoints.load_model(folder)
         return model.eval().requires_grad_(False)
-    path = checkpoints.weights_path(folder)
-    model = _empty(folder, _config_in(content))
-    tensors = {name: tensor.float() for name, tensor in checkpoints.read_weights(path).items()}
+    widths = _config_in(content)
+    path = weights_path(folder)
+    tensors = {name: tensor.float() for name, tensor in read_weights(path).items()}
+    settings = checkpoints.read_config(folder)
+    with checkpoints.building(folder / checkpoints.CONFIG_FILE):
+        model = _empty(settings, widths, folder)
     needed = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     stored = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if needed != stored:
@@ -124,6 +137,8 @@ def load_submodel(folder: str | Path) -> PreTrainedModel:
         first = f"{names[0]} {stored.get(names[0], 'is missing')}, needed {needed.get(names[0], 'nothing')}"
         raise CheckpointError(f"{path}: {len(names)} tensors do not fit {SUBMODEL_FILE} ({first}): export it again")
     model.load_state_dict(tensors, assign=True)
+    with checkpoints.building(folder / checkpoints.CONFIG_FILE):
+        _fill_buffers(model, settings)
     return model.requires_grad_(False)
 
 
@@ -131,7 +146,7 @@ def read_submodel_file(folder: Path) -> dict[str, Any]:
     """The `submodel.json` of an exported folder."""
     path = folder / SUBMODEL_FILE
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path, CheckpointError)
         if not isinstance(content["stock"], bool):
             raise TypeError(f"stock={content['stock']!r}")
         config = _config_in(content)
@@ -140,30 +155,46 @@ def read_submodel_file(folder: Path) -> dict[str, Any]:
                 raise TypeError(f"a width is {width!r}")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: give a folder that export_submodel wrote") from error
-    except (ValueError, KeyError, TypeError, RecursionError, ElasticSpaceError) as error:
+    except (ValueError, KeyError, TypeError, ElasticSpaceError) as error:
         raise CheckpointError(f"{path}: not a description of a submodel ({error!r}): export it again") from error
+    if (layers := len(config.attention)) > MAX_LAYERS:
+        raise CheckpointError(f"{path}: {layers:,} layers, above the limit of {MAX_LAYERS:,}: export it again")
     return content
 
 
-def _empty(folder: Path, widths: SubmodelConfig) -> PreTrainedModel:
-    """A network of these widths, its weights not yet loaded."""
-    content = checkpoints.read_config(folder)
+def _empty(settings: Mapping[str, Any], widths: SubmodelConfig, folder: Path) -> PreTrainedModel:
+    """A network of these widths that takes no memory: what it needs is compared with what is stored before."""
+    config = checkpoints.make_config(settings)
+    family = family_of(config.model_type)
+    _, heads, _, _ = family.widths(config)
+    # a stock network around it, to cut it out of: as wide as the widest layer, in whole heads
+    wide = heads * -(-max(widths.hidden, *widths.attention) // heads)
+    _resize(config, family, wide, max(1, *widths.ffn), len(widths.attention))
     try:
-        config = checkpoints.make_config(content)
-        family = family_of(config.model_type)
-        _, heads, _, _ = family.widths(config)
-        # a stock network around it, to cut it out of: as wide as the widest layer, in whole heads
-        wide = heads * -(-max(widths.hidden, *widths.attention) // heads)
-        setattr(config, family.hidden_key, wide)
-        setattr(config, family.ffn_key, max(1, *widths.ffn))
-        setattr(config, family.layers_key, len(widths.attention))
-        config.__dict__.pop(family.head_size_name, None)
-        network = checkpoints.model_class(family, config)
-        # the initial weights are thrown away: leave no trace in the generator
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            around = Supernet(network(config), family, ElasticSpec.from_json({}, str(folder)))
-        return around.extract(widths, copy=True).float()
-    except Exception as error:  # the library raises many kinds for settings that cannot be
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        path = folder / checkpoints.CONFIG_FILE
-        raise CheckpointError(f"{path}: no network can be built ({reason}): export it again") from error
+        with torch.device("meta"):
+            network = checkpoints.model_class(family, config)(config)
+            return Supernet(network, family, ElasticSpec.from_json({}, "")).extract(widths, copy=True).float()
+    except ElasticSpaceError as error:
+        raise CheckpointError(f"{folder / SUBMODEL_FILE}: {error}: export it again") from error
+
+
+def _resize(config: Any, family: Family, hidden: int, ffn: int, layers: int) -> None:
+    setattr(config, family.hidden_key, hidden)
+    setattr(config, family.ffn_key, ffn)
+    setattr(config, family.layers_key, layers)
+    config.__dict__.pop(family.head_size_name, None)
+
+
+def _fill_buffers(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
+    """Give an `_empty` network the constants that are not stored, as the narrowest network of its settings has them."""
+    config = checkpoints.make_config(settings)
+    family = family_of(config.model_type)
+    setattr(config, family.heads_key, 1)
+    _resize(config, family, 1, 1, 1)
+    # its weights are thrown away: leave no trace in the generator
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        made = dict(checkpoints.model_class(family, config)(config).named_buffers())
+        for name, buffer in model.named_buffers():
+            owner, _, key = name.rpartition(".")
+            # what stands for a block that is left out gives 0
+            setattr(model.get_submodule(owner), key, made.get(name, torch.zeros(buffer.shape)))

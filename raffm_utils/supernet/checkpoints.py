@@ -4,34 +4,31 @@ import copy
 import hashlib
 import json
 import os
-import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError
-from ..files import REPOSITORY, parse_json, staged
+from ..files import REPOSITORY, read_json, staged
 from ..hub import download
 from ..space import Family, family_of
 from .quiet import quiet
 from .spec import ElasticSpec
+from .weights import WEIGHT_FILES, listed, read_weights, weights_path
 
+MORE_LABELS, MORE_PARAMETERS = 1000, 2**20  # that a config.json may ask for beyond what is stored, to be told by name
 BUNDLED_FOLDER = REPOSITORY / "checkpoints"
 SPACE_FILE, CONFIG_FILE = "elastic_space.json", "config.json"
-POINTER = b"version https://git-lfs"
 # what a configuration may ask for and is not given: code of the folder or of the hub (which an attention may be the
 # name of), another number format, answers as tuples, of which ViT of transformers 5 makes nothing
 NOT_TAKEN = frozenset({"auto_map", "attn_implementation", "experts_implementation", "quantization_config"})
 NOT_TAKEN |= {"dtype", "torch_dtype", "return_dict"}
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def bundled() -> list[str]:
@@ -81,7 +78,7 @@ def name_of(folder: Path) -> str:
 
 def load_spec(folder: Path) -> ElasticSpec:
     """The elastic space of a folder: its `elastic_space.json`, or `elastic_config` in its `config.json`."""
-    if (path := folder / SPACE_FILE).is_file():
+    if (path := folder / SPACE_FILE).exists() or path.is_symlink():
         return ElasticSpec.from_file(path)
     content = read_config(folder).get("elastic_config")
     if content is None:
@@ -98,16 +95,13 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
     family = family_of(content.get("model_type"), str(folder / CONFIG_FILE))
     path = weights_path(folder)
     tensors = read_weights(path)
+    _check_size(folder, content, family, tensors)
     # mismatches are let through here, so that the report names them, and refused below
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
+    with building(folder / CONFIG_FILE), quiet("transformers"), torch.device("cpu"):
         config = make_config(content)
         network = model_class(family, config)
-        with quiet("transformers"), torch.device("cpu"):
-            model, report = network.from_pretrained(None, config=config, state_dict=tensors, **options)
-    except Exception as error:  # the library raises many kinds for settings that cannot be
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise CheckpointError(f"{folder / CONFIG_FILE}: no network can be built ({reason}): fetch it again") from error
+        model, report = network.from_pretrained(None, config=config, state_dict=tensors, **options)
     vars(model).pop("_weight_conversions", None)  # names are written as on the hub, however they were read
     if attn_implementation is not None:
         _set_attention(model, attn_implementation)
@@ -115,8 +109,48 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
     report["unexpected_keys"] -= beside
     _check_report(report, path)
     if beside:
-        warnings.warn(f"{path}: {_listed(sorted(beside))}: not part of this network, and left out", stacklevel=3)
+        warnings.warn(f"{path}: {listed(sorted(beside))}: not part of this network, and left out", stacklevel=3)
     return model, family
+
+
+def _check_size(folder: Path, content: Mapping[str, Any], family: Family, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse a `config.json` of a much larger network than there are weights for, before any of it is built.
+
+    Where both are near each other, the report says which tensors do not fit.
+    """
+    path, belongs = folder / CONFIG_FILE, "take the config.json that belongs to the weights"
+    rows = sum("{layer}" in row.name for row in family.rows)
+    for key in (family.layers_key, "num_hidden_layers"):
+        layers = content.get(key)
+        if isinstance(layers, int) and layers * rows > 2 * len(tensors):
+            raise CheckpointError(
+                f"{path}: {key}={layers}: they take {layers * rows:,} tensors, {len(tensors):,} are stored: {belongs}"
+            )
+    labels, classifier = content.get("num_labels"), tensors.get(f"{family.classifier}.weight")
+    if isinstance(labels, int) and classifier is not None and labels > 2 * len(classifier) + MORE_LABELS:
+        raise CheckpointError(f"{path}: num_labels={labels}, but the weights tell {len(classifier)} apart: {belongs}")
+    with building(path), quiet("transformers"), torch.device("meta"):
+        config = make_config(content)
+        needed = sum(p.numel() for p in model_class(family, config)(config).parameters())
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    if needed > 2 * stored + MORE_PARAMETERS:
+        raise CheckpointError(
+            f"{path}: describes a network of {needed:,} parameters, but {stored:,} are stored: {belongs}"
+        )
+
+
+@contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Whatever the library raises for settings that cannot be, as one error that names their file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises many kinds
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CheckpointError(
+            f"{path}: no network can be built ({reason}): correct it, or take the one that belongs to the weights"
+        ) from error
 
 
 def _set_attention(model: PreTrainedModel, implementation: str) -> None:
@@ -137,10 +171,6 @@ def _is_beside(name: str, model: PreTrainedModel) -> bool:
     return len(parts) > 1 and parts[0] not in inside
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _check_report(report: dict[str, Any], path: Path) -> None:
     for fault in ("missing", "unexpected", "mismatched"):
         # a mismatch comes as (name, stored shape, needed shape)
@@ -148,7 +178,7 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
         if keys := sorted(k if isinstance(k, str) else f"{k[0]} {list(k[1])}, needed {list(k[2])}" for k in found):
             remedy = ", or remove them from the file if the network does without" if fault == "unexpected" else ""
             raise CheckpointError(
-                f"{path}: {fault} tensors: {_listed(keys)}: it does not fit config.json; fetch both again{remedy}"
+                f"{path}: {fault} tensors: {listed(keys)}: it does not fit config.json; fetch both again{remedy}"
             )
 
 
@@ -167,88 +197,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a folder; raises `CheckpointError` if it is missing or not a JSON object."""
     path = folder / CONFIG_FILE
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = read_json(path, CheckpointError)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: give a folder as save_pretrained writes it") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}): fetch the file again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(content).__name__}: fetch the file again")
     return content
-
-
-def weights_path(folder: Path) -> Path:
-    """The weight file of a folder, safetensors first."""
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    parts = sorted(path.name for kind in ("safetensors", "bin") for path in folder.glob(f"*model*.{kind}*"))
-    if parts:
-        raise CheckpointError(
-            f"{folder}: the weights are in shards or in a variant ({_listed(parts)}), not in one {WEIGHT_FILES[0]}: "
-            "load the folder with transformers (variant=... if its files have one) and save it again with "
-            "save_pretrained(folder, max_shard_size='100GB')"
-        )
-    raise CheckpointError(f"{folder}: no weights: expected {' or '.join(WEIGHT_FILES)}; fetch them into the folder")
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a weight file, all of them finite in float32; no code in the file is run."""
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise CheckpointError(
-                f"{path}: a pointer of Git LFS instead of the weights: run `git lfs install` and `git lfs pull` there"
-            )
-    try:
-        tensors = load_file(path) if path.suffix == ".safetensors" else _read_bin(path)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: unreadable, perhaps truncated ({reason}): fetch the file again") from error
-    if not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in tensors.items()):
-        raise CheckpointError(f"{path}: expected names and tensors only: save the model's state_dict() instead")
-    for key, tensor in tensors.items():
-        _check_values(key, tensor, path)
-    return tensors
-
-
-def _read_bin(path: Path) -> dict[str, torch.Tensor]:
-    # listed before anything is unpickled; files older than the zip format cannot be listed and are
-    # left to weights_only, which refuses the same things while reading
-    try:
-        unsafe = get_unsafe_globals_in_checkpoint(str(path))
-    except ValueError:
-        unsafe = []
-    if unsafe:
-        raise CheckpointError(
-            f"{path}: this pickle would run code ({', '.join(sorted(unsafe)[:3])}): refused; "
-            "ask its author for model.safetensors"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused: it is no plain pickle of tensors ({str(error).splitlines()[0][:160]}); "
-            "it may be truncated or would run code; ask its author for model.safetensors"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}: save the model's state_dict() instead")
-    return content
-
-
-def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
-    plain = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
-    small = tensor.is_floating_point() and tensor.element_size() < torch.float16.itemsize
-    if not plain or small or tensor.is_complex():
-        kind = "without values" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
-        raise CheckpointError(f"{path}: {key} is no plain tensor of numbers ({kind}): save it in float32 or float16")
-    if not tensor.is_floating_point():
-        return
-    finite = torch.isfinite(tensor.float())  # in which the network computes: 1e300 in float64 is infinite there
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        raise CheckpointError(
-            f"{path}: {key} holds {bad} values that are NaN or infinite in float32: fetch the file again"
-        )
 
 
 def load_processor(folder: Path, family: Family, config: Any) -> Any:

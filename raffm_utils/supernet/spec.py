@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ElasticSpaceError
-from ..files import parse_json
+from ..files import read_json
 from ..space import CostModel, ElasticSpace, SubmodelConfig
 
 PER_HEAD, CONTIGUOUS = "per_head", "contiguous"
@@ -72,11 +72,7 @@ class ElasticSpec:
     @classmethod
     def from_file(cls, path: Path) -> "ElasticSpec":
         """Read a file; raises `ElasticSpaceError` if it is not JSON."""
-        try:
-            content = parse_json(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ElasticSpaceError(f"{path}: not JSON ({error}): restore the file from its source") from error
-        return cls.from_json(content, str(path))
+        return cls.from_json(read_json(path, ElasticSpaceError), str(path))
 
     @property
     def dataset(self) -> str:
