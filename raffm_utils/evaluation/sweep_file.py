@@ -3,14 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, ElasticSpaceError, SweepError
 from ..files import parse_json
 from ..space import SubmodelConfig
+from ..writing import opened_alone, sync_folder
 from .interval import Interval
 from .paired import unpack
 
@@ -24,6 +26,7 @@ _LIMITS: dict[str, tuple[float, float]] = {  # of the fields of a row
 }
 _ROUNDING = 1e-9
 _ROW_START = b'{"checkpoint": '  # how every row begins
+_BLANK = b"\0 \t\r"  # between rows: a crash of the machine may leave zeros
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def read_sweep(path: str | Path) -> list[SweepRow]:
 
     Raises `SweepError`, naming the line, if the file is missing or holds anything else.
     """
-    return _parse(Path(path).expanduser())[0]
+    return _parse(Path(path).expanduser()).rows
 
 
 def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
@@ -109,85 +112,127 @@ def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
 
     Raises `SweepError`, and leaves the file alone, when a row differs from `belongs` (field -> value).
     """
-    if not path.exists():
+    if not _exists(path):
         return []
-    rows, tail, torn = _parse(path)
+    content = _parse(path)
+    _check(content.rows, path, belongs)
+    if content.mended:
+        return content.rows
+    with _appending(path) as handle:
+        content = _mend(handle, path)  # read again: another process may have been faster
+    _check(content.rows, path, belongs)
+    return content.rows
+
+
+def _check(rows: Iterable[SweepRow], path: Path, belongs: Mapping[str, object]) -> None:
     for row in rows:
         for key, value in belongs.items():
             if (found := getattr(row, key)) != value:
                 raise SweepError(
                     f"{path} holds rows with {key}={found!r}, not {value!r}: give another path, or remove the file"
                 )
-    if torn:
-        _cut_off(path, len(tail))
-    elif tail:
-        _write(path, b"\n")
-    return rows
 
 
 def check_writable(path: Path) -> None:
     """Raise `SweepError` unless rows can be appended to the file, which need not exist."""
-    new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    _write(path, b"")
-    if new:
-        path.unlink()
+    new = not _exists(path)
+    with _appending(path) as handle:
+        if new and not os.fstat(handle).st_size:
+            path.unlink()  # nobody else has written to it, nor can before it is unlocked
 
 
 def append(path: Path, row: SweepRow) -> None:
     """Append a row and wait until it is on disk."""
-    _write(path, row.to_json())
+    line = row.to_json()
+    with _appending(path) as handle:
+        size = os.fstat(handle).st_size
+        if not _ends_a_line(handle, size):  # another sweep was killed while it wrote
+            size = _mend(handle, path).whole_bytes
+        _write(handle, line, size)
+        if not size:
+            sync_folder(path.parent)
 
 
-def _parse(path: Path) -> tuple[list[SweepRow], bytes, bool]:
-    """The rows, what follows the last newline, and whether that is an incomplete row."""
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds: its rows, up to where they reach, and whether a row can be appended as it is."""
+
+    rows: list[SweepRow]
+    whole_bytes: int
+    mended: bool
+
+
+def _parse(path: Path) -> _Content:
     try:
-        *lines, tail = path.read_bytes().split(b"\n")
+        content = path.read_bytes()
     except FileNotFoundError as error:
         seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()}; the notebooks are run in notebooks/)"
         raise SweepError(f"{path} does not exist{seen_from}: make it with sweep(...)") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SweepError(f"{path} cannot be read ({error}): give the path of a file that can be") from error
-    rows = [SweepRow.from_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
-    text = tail.strip(b"\0 \t\r")  # a crash of the machine may leave zeros
+    *lines, tail = content.split(b"\n")
+    rows = [
+        SweepRow.from_json(text, f"{path}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if (text := line.strip(_BLANK))
+    ]
+    text, whole = tail.strip(_BLANK), len(content) - len(tail)
     try:
-        rows += [SweepRow.from_json(text, f"{path}, line {len(lines) + 1}")] if text else []
-        torn = not text
+        if text:
+            rows.append(SweepRow.from_json(text, f"{path}, line {len(lines) + 1}"))
+            whole += len(tail.rstrip(_BLANK))
     except SweepError:
         if not (text.startswith(_ROW_START) or _ROW_START.startswith(text)):
             raise  # no file of ours: nothing may be cut off
-        torn = True
     unique: dict[object, SweepRow] = {}
     for row in rows:
         unique.setdefault((row.fingerprint, row.data_fingerprint, row.tokens, row.config), row)
-    return list(unique.values()), tail, torn and bool(tail)
+    return _Content(list(unique.values()), whole, mended=not tail)
 
 
-def _cut_off(path: Path, size: int) -> None:
+def _mend(handle: int, path: Path) -> _Content:
+    """Cut off what is no whole row behind the last one, and end that with a line end."""
+    content = _parse(path)
+    os.ftruncate(handle, content.whole_bytes)
+    if not _ends_a_line(handle, content.whole_bytes):
+        _write(handle, b"\n", content.whole_bytes)
+        return replace(content, whole_bytes=content.whole_bytes + 1)
+    os.fsync(handle)
+    return content
+
+
+def _ends_a_line(handle: int, size: int) -> bool:
+    return not size or (os.lseek(handle, size - 1, os.SEEK_SET) >= 0 and os.read(handle, 1) == b"\n")
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[int]:
+    """The handle to append with, while no other process does; what the system refuses is a `SweepError`."""
     try:
-        os.truncate(path, path.stat().st_size - size)
-    except OSError as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with opened_alone(path) as handle:
+            yield handle
+    except (OSError, ValueError) as error:
         raise _unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> SweepError:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # as of a name that is too long
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> SweepError:
     return SweepError(f"{path} cannot be written ({error}): make room, or give a path in a folder of your own")
 
 
-def _write(path: Path, data: bytes) -> None:
-    # one write in append mode: neither a kill nor a second process can interleave rows
+def _write(handle: int, data: bytes, size: int) -> None:
+    """Append to a file of that size, all or nothing, and wait until it is on disk."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        if os.write(handle, data) != len(data):
-            raise SweepError(f"{path}: a row could not be written whole: make room on the disk and run again")
+        if (written := os.write(handle, data)) != len(data):
+            raise OSError(f"{written} of {len(data)} bytes could be written")
         os.fsync(handle)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        os.close(handle)
+    except BaseException:
+        os.ftruncate(handle, size)
+        raise
