@@ -20,6 +20,7 @@ from ..evaluation import evaluate
 from ..files import replacing, write_atomically
 from ..space import SubmodelConfig
 from ..supernet import Supernet
+from ..writing import held
 from .client import Task, client_weight, local_update
 from .recipe import Recipe
 from .rounds import partition, plan_round, steps_of
@@ -76,14 +77,28 @@ def run(
     After every round, or once in `every` rounds and after the last, the server's state and the metrics (on
     `validation`, never on test) are written to `folder`; a stopped run resumes from there and reaches the same weights,
     bit for bit. `workers` clients are trained side by side, each on one core; the result does not depend on it.
-    Metrics are of both ends of the space, and of the `watched` submodels.
+    Metrics are of both ends of the space, and of the `watched` submodels. Raises `TrainingError` if another process is
+    training in `folder`, or it holds another run.
 
     Example:
         supernet, processor = start(RECIPES["vit-small-fashion-mnist-large-budget"])
         train, validation = (load_split("fashion_mnist", s, processor=processor) for s in ("train", "validation"))
         results = run(supernet, train, validation, Recipe(rounds=10), Path("runs/mine"))
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, TrainingError):
+        return _run(supernet, train, validation, recipe, folder, workers, every, watched or {})
+
+
+def _run(
+    supernet: Supernet,
+    train: Split,
+    validation: Split,
+    recipe: Recipe,
+    folder: Path,
+    workers: int,
+    every: int,
+    watched: Mapping[str, SubmodelConfig],
+) -> list[RoundResult]:
     weights = {name: p.data for name, p in supernet.model.named_parameters()}
     momentum = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     average = {name: torch.zeros_like(weight) for name, weight in weights.items() if recipe.average_rounds > 1}
@@ -106,7 +121,7 @@ def run(
     told = [client_weight(shard, recipe) for shard in shards]
     expected = sum(told) / recipe.clients * recipe.participants  # of an average round
     bar = tqdm(range(len(results), recipe.rounds), initial=len(results), total=recipe.rounds, desc="rounds")
-    sizes = {"full": supernet.space.largest(), "smallest": supernet.space.smallest(), **(watched or {})}
+    sizes = {"full": supernet.space.largest(), "smallest": supernet.space.smallest(), **watched}
 
     def accuracy(config: SubmodelConfig) -> float:
         return evaluate(supernet.extract(config), validation, autocast=recipe.autocast).accuracy

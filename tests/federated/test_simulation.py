@@ -1,6 +1,7 @@
 """A whole federation on one machine: it learns, and it goes on after any kind of stop as if nothing had been."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -323,6 +324,23 @@ def test_a_run_that_is_done_is_only_loaded(tmp_path, monkeypatch, uninterrupted)
     supernet, rows, folder = uninterrupted
     monkeypatch.setattr(simulation, "local_update", never)
     assert_same(run_tiny(folder), (supernet, rows))
+
+
+def test_a_second_run_in_the_folder_of_one_that_trains_is_refused(tmp_path, monkeypatch):
+    local_update, said = simulation.local_update, []
+
+    def meanwhile(*arguments):
+        if not said:
+            with pytest.raises(TrainingError, match=f"in use by process {os.getpid()} ") as told:
+                run_tiny(tmp_path, recipe=replace(few, seed=7))
+            said.append(str(told.value))
+        return local_update(*arguments)
+
+    few = replace(RECIPE, rounds=2)
+    monkeypatch.setattr(simulation, "local_update", meanwhile)
+    run_tiny(tmp_path, recipe=few, workers=1)
+    assert said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [simulation.LOG_FILE, simulation.STATE_FILE]
 
 
 def test_another_recipe_in_the_same_folder_is_refused(uninterrupted):
