@@ -4,8 +4,22 @@ import operator
 from typing import SupportsIndex
 
 
+def printable(text: str) -> str:
+    """The text with everything that a terminal would act on, such as line breaks and colours, written as an escape."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value from outside as a message shows it: its `repr`, cut."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 class RaffmError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose; its text is one printable line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CheckpointError(RaffmError):

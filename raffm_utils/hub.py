@@ -63,6 +63,7 @@ def download(repo_id: str, patterns: list[str], revision: str | None = None) -> 
             "folder elsewhere and give its path; the bundled checkpoints need no network"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{name} cannot be downloaded from the hub ({error}): check the id, the revision and your access"
+            f"{name} cannot be downloaded from the hub ({reason}): check the id, the revision and your access"
         ) from error

@@ -46,10 +46,22 @@ _one_at_a_time = threading.Lock()
 
 
 def token_ids(tokenizer: Any, sentences: list[str], limit: int | None = None) -> list[list[int]]:
-    """The token ids of sentences, special tokens included, cut to `limit` of them; threads take turns."""
-    with _one_at_a_time:  # a tokenizer keeps the truncation of a call in itself
-        cut = {} if limit is None else {"truncation": True, "max_length": limit}
-        found: list[list[int]] = tokenizer(sentences, verbose=False, **cut)["input_ids"]
+    """The token ids of sentences, special tokens included, cut to `limit` of them; threads take turns.
+
+    Raises `DataError` where the tokenizer panics, as when a regular expression in it tries too many ways to match.
+    """
+    cut = {} if limit is None else {"truncation": True, "max_length": limit}
+    try:
+        with _one_at_a_time:  # a tokenizer keeps the truncation of a call in itself
+            found: list[list[int]] = tokenizer(sentences, verbose=False, **cut)["input_ids"]
+    except BaseException as error:  # the panic is none of the kinds that people catch
+        if type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"the tokenizer gives up on one of {len(sentences)} sentences ({reason}): copy tokenizer.json from the "
+            "foundation model"
+        ) from error
     return found
 
 
@@ -119,6 +131,8 @@ class Pixels:
     @classmethod
     def encode(cls, raw: "datasets.Dataset", processor: Any) -> dict[str, torch.Tensor]:
         """The images as the processor resizes and crops them."""
+        from PIL import Image
+
         pixels = torch.empty(0, dtype=torch.uint8, device="cpu")
         for start in _chunks(len(raw)):
             try:
@@ -128,7 +142,7 @@ class Pixels:
                     pixels = torch.empty((len(raw), *batch.shape[1:]), dtype=torch.uint8, device="cpu")
                 if batch.shape[1:] != pixels.shape[1:]:
                     raise ValueError(f"shapes {tuple(pixels.shape[1:])} and {tuple(batch.shape[1:])}")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise DataError(
                     f"one of the images {start} to {start + CHUNK} cannot be read or resized ({error}); "
                     "replace the data file, or use a processor that resizes to a fixed height and width"

@@ -138,7 +138,7 @@ def _from_hub(hub: str, published: str, message: str) -> "datasets.Dataset":
     try:
         return datasets.load_dataset(hub, split=published)
     except Exception as error:  # the library raises many kinds, some of them private
-        raise DataError(f"{message} ({hub}: {error})") from error
+        raise DataError(f"{message} ({hub}: {' '.join(str(error).split())})") from error
 
 
 def _find(name: str, spec: DatasetSpec, published: str) -> "datasets.Dataset":

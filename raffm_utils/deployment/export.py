@@ -1,6 +1,7 @@
 """Standalone submodels: one folder with the requested formats, each read back and verified."""
 
 import copy
+import html
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import CheckpointError, DeploymentError
+from ..errors import CheckpointError, DeploymentError, printable
 from ..evaluation import Evaluation, check_colours, class_names, evaluate, in_eval_mode, labels_of, logits_of
 from ..files import staged
 from ..space import SubmodelConfig, family_of
@@ -297,19 +298,30 @@ def model_card(name: str, export: Export) -> str:
     provenance = export.about.get("provenance", {})
     head = ["---", "library_name: transformers"]
     if dataset := provenance.get("dataset"):
-        head.append(f"datasets: [{dataset}]")
-    head += ["---", f"# {name}", ""]
+        head.append(f"datasets: [{json.dumps(str(dataset))}]")  # JSON is YAML
+    head += ["---", f"# {_text(name)}", ""]
     parts = ["\n".join(head), _what(export), _formats(export), _use(export)]
     if "chosen" in export.about:
-        parts.append(f"## How it was chosen\n\n{export.about['chosen']}")
+        parts.append(f"## How it was chosen\n\n{_text(export.about['chosen'])}")
     parts.append(f"## Provenance\n\n{_card_provenance(provenance)}")
     return "\n\n".join(parts) + "\n"
 
 
+def _text(value: object) -> str:
+    """What a checkpoint or a caller says, as text: no HTML, no link, no cell of a table, no line of its own."""
+    text = html.escape(printable(str(value)), quote=False)
+    return "".join(f"&#{ord(sign)};" if sign in "`|[]*~" else sign for sign in text)
+
+
+def _code(value: object) -> str:
+    """A name between backticks, from which it cannot break out."""
+    return f"`{''.join('?' if sign in '`<>|' else sign for sign in printable(str(value)))}`"
+
+
 def _what(export: Export) -> str:
     about, config = export.about, export.config
-    origin = f" of the scalable network `{about['checkpoint']}`" if "checkpoint" in about else ""
-    fingerprint = f" (fingerprint `{about['fingerprint']}`)" if "fingerprint" in about else ""
+    origin = f" of the scalable network {_code(about['checkpoint'])}" if "checkpoint" in about else ""
+    fingerprint = f" (fingerprint {_code(about['fingerprint'])})" if "fingerprint" in about else ""
     macs = f", {about['macs']:,} MACs for one example" if about.get("macs") else ""
     return "\n".join(
         [
@@ -320,7 +332,7 @@ def _what(export: Export) -> str:
             f"- attention widths {', '.join(map(str, config.attention))}",
             f"- FFN widths {', '.join(map(str, config.ffn))}",
             *_left_out(config),
-            f"- classes: {', '.join(export.labels)}",
+            f"- classes: {', '.join(map(_text, export.labels))}",
         ]
     )
 
@@ -338,11 +350,11 @@ def _formats(export: Export) -> str:
     for found in export.formats:
         measured = "not measured | | |"
         if result := found.evaluation:
-            where = f"{result.examples:,} of {found.dataset} {found.split}"
+            where = f"{result.examples:,} of {_text(found.dataset)} {_text(found.split)}"
             measured = f"{result.accuracy:.2%} | {result.between('.2%')} | {where} |"
         lines.append(
             f"| {found.format} | `{found.file}` | {found.bytes / 1e6:.2f} | {measured} "
-            f"{found.max_logit_difference:.1e} ({found.compared_on}) |"
+            f"{found.max_logit_difference:.1e} ({_text(found.compared_on)}) |"
         )
     return "\n".join(lines)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import MAX_TOKENS, per_channel, token_limit
+from ..data import MAX_TOKENS, per_channel, token_ids, token_limit
 from ..errors import DeploymentError
 from .graphs import require
 
@@ -87,7 +87,7 @@ def _text_settings(processor: Any) -> dict[str, Any]:
         "pad_id": int(processor.pad_token_id or 0),
     }
     made = prepare(SENTENCES, settings, Tokenizer.from_str(backend.to_str()))
-    wanted = processor(SENTENCES, truncation=True, max_length=settings["max_length"])["input_ids"]
+    wanted = token_ids(processor, SENTENCES, settings["max_length"])
     if [row[mask > 0].tolist() for row, mask in zip(made["input_ids"], made["attention_mask"], strict=True)] != wanted:
         raise DeploymentError(
             f"{type(processor).__name__} cuts sentences otherwise than its tokenizer.json says: save it anew with "

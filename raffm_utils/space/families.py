@@ -7,7 +7,7 @@ table and registering it in `FAMILIES`.
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .axes import Axis, Family, Live, Role, Row, Use
 
 H, F = Axis.HIDDEN, Axis.FFN
@@ -145,7 +145,7 @@ def family_of(model_type: Any, where: str = "") -> Family:
     """The axis table of a model type; raises `CheckpointError`, naming the file `where`, if there is none."""
     if (family := FAMILIES.get(str(model_type))) is None:
         raise CheckpointError(
-            f"{where and f'{where}: '}model_type={model_type!r}: known are {', '.join(FAMILIES)}; "
+            f"{where and f'{where}: '}model_type={shown(model_type)}: known are {', '.join(FAMILIES)}; "
             "add an axis table to raffm_utils/space/families.py for another"
         )
     return family

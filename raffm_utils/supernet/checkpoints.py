@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
 from ..files import REPOSITORY, read_json, staged
 from ..hub import download
 from ..space import Family, family_of
@@ -109,7 +109,9 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
     report["unexpected_keys"] -= beside
     _check_report(report, path)
     if beside:
-        warnings.warn(f"{path}: {listed(sorted(beside))}: not part of this network, and left out", stacklevel=3)
+        warnings.warn(
+            f"{path}: {printable(listed(sorted(beside)))}: not part of this network, and left out", stacklevel=3
+        )
     return model, family
 
 
@@ -203,30 +205,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected an object, got {type(content).__name__}: fetch the file again")
     return content
-
-
-def load_processor(folder: Path, family: Family, config: Any) -> Any:
-    """The image processor or tokenizer of a folder; images are processed without torchvision, no code there is run.
-
-    A tokenizer truncates text to the number of positions in `config`.
-    """
-    try:
-        if family.is_image:
-            images = transformers.AutoImageProcessor
-            return images.from_pretrained(folder, local_files_only=True, trust_remote_code=False, backend="pil")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError) as error:
-        kind = "preprocessor_config.json" if family.is_image else "tokenizer files"
-        raise CheckpointError(f"{folder}: no usable {kind}: copy them from the foundation model") from error
-    # without its files the library makes a tokenizer that knows the special tokens only
-    words = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
-    if not words or (most := max(tokenizer.get_vocab().values())) >= config.vocab_size:
-        fault = f"has tokens up to {most}, but the network {config.vocab_size}" if words else "knows no words"
-        raise CheckpointError(
-            f"{folder}: the tokenizer {fault}: copy tokenizer.json and tokenizer_config.json from the foundation model"
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, family.positions(config))
-    return tokenizer
 
 
 # what a configuration says besides how the network computes; so do all names of dropout, which eval mode has none of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ElasticSpaceError
+from ..errors import CheckpointError, ElasticSpaceError, shown
 from ..files import read_json
 from ..space import CostModel, ElasticSpace, SubmodelConfig
 
@@ -43,23 +43,23 @@ class ElasticSpec:
     def from_json(cls, content: object, source: str) -> "ElasticSpec":
         """Check the types of a decoded file; `source` names it in errors."""
         if not isinstance(content, Mapping):
-            raise ElasticSpaceError(f"{source}: expected an object with {ATTENTION_KEY!r}, ..., got {_short(content)}")
+            raise ElasticSpaceError(f"{source}: expected an object with {ATTENTION_KEY!r}, ..., got {shown(content)}")
         for key in content:
             if key not in KNOWN_KEYS:
                 near = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
                 meant = f", probably meant as {near[0]!r}" if near else ""
                 raise ElasticSpaceError(
-                    f"{source}: unknown key {_short(key)}{meant}: correct or remove it; known are "
+                    f"{source}: unknown key {shown(key)}{meant}: correct or remove it; known are "
                     f"{', '.join(KNOWN_KEYS)}"
                 )
         slicing = content.get("head_slicing", CONTIGUOUS)
         if slicing not in (PER_HEAD, CONTIGUOUS):
             raise ElasticSpaceError(
-                f"{source}: head_slicing={_short(slicing)}: give {PER_HEAD!r}, {CONTIGUOUS!r}, or leave it out"
+                f"{source}: head_slicing={shown(slicing)}: give {PER_HEAD!r}, {CONTIGUOUS!r}, or leave it out"
             )
         provenance = content.get("provenance", {})
         if not isinstance(provenance, Mapping):
-            raise ElasticSpaceError(f"{source}: provenance={_short(provenance)}: give an object, or leave it out")
+            raise ElasticSpaceError(f"{source}: provenance={shown(provenance)}: give an object, or leave it out")
         return cls(
             source,
             _choices(content, ATTENTION_KEY, source, per_layer=True),
@@ -160,12 +160,7 @@ def _widths(value: Sequence[Any], key: str, source: str, least: int) -> Widths:
         widths = []
     if not widths or min(widths) < least:
         raise ElasticSpaceError(
-            f"{source}: {key}={_short(value)}: give a list of positive whole numbers"
+            f"{source}: {key}={shown(value)}: give a list of positive whole numbers"
             + (", and 0 where the block may be left out" if least == 0 else "")
         )
     return tuple(sorted(set(widths), reverse=True))
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ..errors import CheckpointError, ElasticSpaceError
 from ..space import AffineLatency, Axis, Cost, CostModel, ElasticSpace, Family, Parameter, Role, SubmodelConfig
 from . import checkpoints
+from .processors import load_processor
 from .rebuild import Nothing, constructed_state, rebuild
 from .spec import PER_HEAD, ElasticSpec
 
@@ -90,7 +91,7 @@ class Supernet:
         """The image processor or tokenizer stored with the checkpoint."""
         if self.folder is None:
             raise CheckpointError("this supernet was not loaded from a folder, so it has no processor")
-        return checkpoints.load_processor(self.folder, self.family, self.model.config)
+        return load_processor(self.folder, self.family, self.model.config)
 
     def fingerprint(self) -> str:
         """A hash of the weights as they are in memory, of how they are sliced, and of the settings that count."""

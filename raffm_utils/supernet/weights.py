@@ -18,6 +18,7 @@ from ..files import check_ordinary
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 POINTER = b"version https://git-lfs"
+INDICES = ("position_ids", "token_type_ids")  # whole numbers that older folders hold beside the weights
 MAX_TENSORS = 10_000  # 600 layers of the families that there are; their header is a tenth of what it may be
 MAX_HEADER_BYTES = 8 * 2**20
 # all that a state dict of plain tensors is made of; torch would take more, some of which allocates what it is told to
@@ -44,7 +45,9 @@ def weights_path(folder: Path) -> Path:
 
 def listed(names: list[str]) -> str:
     """The first of some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name if len(name) <= 120 else f"{name[:117]}..." for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -184,7 +187,7 @@ def _check_stored(tensors: dict[str, torch.Tensor], path: Path) -> None:
         total += needed
         if needed > stored:
             raise CheckpointError(
-                f"{path}: {key} {list(tensor.shape)} needs {needed:,} bytes, of which {stored:,} are stored: "
+                f"{path}: {listed([key])} {list(tensor.shape)} needs {needed:,} bytes, of which {stored:,} are stored: "
                 "save it with .contiguous()"
             )
     if total > 2 * (size := path.stat().st_size):  # some networks have one tensor under two names
@@ -198,12 +201,19 @@ def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
     small = tensor.is_floating_point() and tensor.element_size() < torch.float16.itemsize
     if not plain or small or tensor.is_complex():
         kind = "without values" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}"
-        raise CheckpointError(f"{path}: {key} is no plain tensor of numbers ({kind}): save it in float32 or float16")
+        raise CheckpointError(
+            f"{path}: {listed([key])} is no plain tensor of numbers ({kind}): save it in float32 or float16"
+        )
     if not tensor.is_floating_point():
-        return
+        if key.endswith(INDICES) and tensor.dtype != torch.bool:
+            return
+        raise CheckpointError(
+            f"{path}: {listed([key])} is in {tensor.dtype}, which are no weights by themselves: turn the quantization "
+            "back (dequantize() in transformers) and save it in float32 or float16"
+        )
     finite = torch.isfinite(tensor.float())  # in which the network computes: 1e300 in float64 is infinite there
     if not bool(finite.all()):
         bad = int((~finite).sum())
         raise CheckpointError(
-            f"{path}: {key} holds {bad} values that are NaN or infinite in float32: fetch the file again"
+            f"{path}: {listed([key])} holds {bad} values that are NaN or infinite in float32: fetch the file again"
         )

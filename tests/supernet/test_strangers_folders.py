@@ -18,7 +18,7 @@ import transformers
 from conftest import make_supernet, write_text_checkpoint
 from helpers.bounded import refusal
 from helpers.federated import make_processor
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from raffm_utils.deployment import export_submodel, load_submodel
 from raffm_utils.errors import CheckpointError
@@ -275,3 +275,26 @@ def test_links_to_ordinary_files_are_followed_as_in_the_cache_of_the_hub(folder,
         (tmp_path / "snapshot" / path.name).symlink_to(path)
     first, second = (Supernet.from_pretrained(place) for place in (folder, tmp_path / "snapshot"))
     assert first.fingerprint() == second.fingerprint()
+
+
+# --- what is shown of them
+
+
+def test_names_of_tensors_are_shown_on_one_line_without_what_a_terminal_acts_on(folder):
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors | {"a\n\x1b[2J\u202efine": torch.zeros(1)}, folder / WEIGHTS)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    assert r"unexpected tensors: a\n\x1b[2J\u202efine: " in str(error.value)
+    assert str(error.value).isprintable()
+    save_file(tensors | {"pooler\x1b.weight": torch.zeros(1)}, folder / WEIGHTS)
+    with pytest.warns(UserWarning, match=r"pooler\\x1b\.weight: not part of this network"):
+        Supernet.from_pretrained(folder)
+    save_file(tensors | {"a" * 10**5: torch.zeros(1)}, folder / WEIGHTS)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    assert len(str(error.value)) < 1000
+    edit(folder / CONFIG, model_type="v" * 10**5)
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(folder)
+    assert len(str(error.value)) < 1000

@@ -44,6 +44,8 @@ OTHER = {
     "without values": lambda t: t.to("meta"),
     "float8": lambda t: t.to(torch.float8_e4m3fn),
     "complex": lambda t: t.to(torch.complex64),
+    "bool": lambda t: t > 0,
+    "int8": lambda t: (127 * t).to(torch.int8),
     "quantized": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
 }
 
