@@ -289,6 +289,7 @@ def checkpoint_card(
         " and then ".join(f"{part.participants} a round, {part.rounds} rounds" for part in parts)
         + f", system setting *{recipe.setting}*, "
         + ("IID shards." if recipe.dirichlet is None else f"Dirichlet({recipe.dirichlet}) label skew."),
+        *([f"It started from what `make train NAME={provenance['after']}` gives."] if "after" in provenance else []),
         "",
         f"| network | parameters | without embeddings | MACs{of} "
         "| test accuracy | 95 % interval | macro-F1 | examples |",

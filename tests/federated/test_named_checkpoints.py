@@ -305,6 +305,8 @@ def test_training_may_start_from_what_another_recipe_gave(tiny, monkeypatch):
     before = Supernet.from_pretrained(first)
     assert before.spec.provenance["rounds"] == 3, "the first part was trained first"
     assert trained.spec.provenance["after"] == "tiny"
+    card = (tiny.folder / "README.md").read_text(encoding="utf-8")
+    assert "It started from what `make train NAME=tiny` gives." in card
     for name, tensor in before.model.state_dict().items():
         assert torch.equal(tensor, trained.model.state_dict()[name]), "nothing is learned at a rate of 0"
     written = (first / "model.safetensors").stat().st_mtime_ns
