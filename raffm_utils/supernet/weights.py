@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import CheckpointError
-from ..files import check_ordinary
+from ..files import check_ordinary, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # behind the name of a weight file: which shard has which of its tensors
+ZIP = b"PK\x03\x04"
+SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 POINTER = b"version https://git-lfs"
 INDICES = ("position_ids", "token_type_ids")  # whole numbers that older folders hold beside the weights
 MAX_TENSORS = 10_000  # 600 layers of the families that there are; their header is a tenth of what it may be
@@ -28,19 +32,41 @@ PLAIN |= {f"torch {kind}Storage" for kind in ("Short", "Char", "Byte", "Bool")}
 
 
 def weights_path(folder: Path) -> Path:
-    """The weight file of a folder, safetensors first."""
+    """The weight file of a folder, or the index of its shards; safetensors first."""
     for name in WEIGHT_FILES:
-        if (path := folder / name).exists() or path.is_symlink():
-            check_ordinary(path, CheckpointError)
-            return path
-    parts = sorted(path.name for kind in ("safetensors", "bin") for path in folder.glob(f"*model*.{kind}*"))
-    if parts:
+        for path in (folder / name, folder / f"{name}{INDEX}"):
+            if path.exists() or path.is_symlink():
+                check_ordinary(path, CheckpointError)
+                return path
+    there = sorted(path.name for kind in ("safetensors", "bin") for path in folder.glob(f"*model*.{kind}*"))
+    if there:
         raise CheckpointError(
-            f"{folder}: the weights are in shards or in a variant ({listed(parts)}), not in one {WEIGHT_FILES[0]}: "
-            "load the folder with transformers (variant=... if its files have one) and save it again with "
-            "save_pretrained(folder, max_shard_size='100GB')"
+            f"{folder}: no {' or '.join(WEIGHT_FILES)}, but a variant, or shards without an index ({listed(there)}): "
+            "fetch the index, or load the folder with transformers (variant=...) and save it again with save_pretrained"
         )
     raise CheckpointError(f"{folder}: no weights: expected {' or '.join(WEIGHT_FILES)}; fetch them into the folder")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all of them beside it."""
+    content = read_json(index, CheckpointError)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise CheckpointError(f"{index}: no 'weight_map' of names and files: restore the file from its source")
+    kind = index.name.removesuffix(INDEX).rpartition(".")[2]
+    names = sorted(set(named.values()))
+    for name in names:
+        if not re.fullmatch(rf"[\w-][\w.-]*\.{kind}", name):
+            raise CheckpointError(
+                f"{index}: names {listed([name])}, which is no .{kind} file of this folder: restore it from its source"
+            )
+        try:
+            check_ordinary(index.with_name(name), CheckpointError)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{index}: {name}, one of {len(names)} shards, is not there: fetch it into the folder"
+            ) from error
+    return [index.with_name(name) for name in names]
 
 
 def listed(names: list[str]) -> str:
@@ -51,16 +77,25 @@ def listed(names: list[str]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a weight file, all of them finite in float32; no code in the file is run.
+    """Read the tensors of a weight file, or of all shards of an index, all of them finite in float32.
 
-    What the file may make of itself is bounded by its size, before anything is read: compressed parts, tensors of more
-    values than are stored, and millions of names are refused.
+    No code in a file is run. What it may make of itself is bounded by its size, before anything is read: compressed
+    parts, tensors of more values than are stored, and millions of names are refused.
     """
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
+    tensors: dict[str, torch.Tensor] = {}
+    for file in _shards(path) if path.name.endswith(INDEX) else [path]:
+        part = _read_file(file)
+        if twice := sorted(tensors.keys() & part.keys()):
             raise CheckpointError(
-                f"{path}: a pointer of Git LFS instead of the weights: run `git lfs install` and `git lfs pull` there"
+                f"{file}: {listed(twice)}: in another shard as well: save the network again with save_pretrained"
             )
+        tensors |= part
+        _check_number(len(tensors), path)
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
+    _check_kind(path)
     try:
         if path.suffix == ".safetensors":
             _check_header(path)
@@ -80,6 +115,25 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     for key, tensor in tensors.items():
         _check_values(key, tensor, path)
     return tensors
+
+
+def _check_kind(path: Path) -> None:
+    """Raise for what is often found in place of a weight file, which fetching it in the same way would not cure."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(POINTER):
+        raise CheckpointError(
+            f"{path}: a pointer of Git LFS instead of the weights: run `git lfs install` and `git lfs pull` there"
+        )
+    if start.lstrip().startswith(b"<"):
+        raise CheckpointError(
+            f"{path}: a web page instead of the weights: sign in, or fetch it with huggingface-cli download"
+        )
+    safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
+    if path.suffix == ".safetensors" and start.startswith(ZIP):
+        raise CheckpointError(f"{path}: an archive as torch.save writes it: rename it to {WEIGHT_FILES[1]}")
+    if path.suffix != ".safetensors" and safetensors:
+        raise CheckpointError(f"{path}: holds safetensors: rename it to {WEIGHT_FILES[0]}")
 
 
 def _check_number(tensors: int, path: Path) -> None:
@@ -103,7 +157,7 @@ def _check_header(path: Path) -> None:
 
 def _read_bin(path: Path) -> dict[str, torch.Tensor]:
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"  # as torch tells the two formats apart
+        zipped = file.read(len(ZIP)) == ZIP  # as torch tells the two formats apart
     # listed before anything is unpickled; weights_only then refuses the same things while reading
     for pickled in _zipped(path) if zipped else _legacy(path):
         if more := _globals(pickled) - PLAIN:
@@ -215,5 +269,6 @@ def _check_values(key: str, tensor: torch.Tensor, path: Path) -> None:
     if not bool(finite.all()):
         bad = int((~finite).sum())
         raise CheckpointError(
-            f"{path}: {listed([key])} holds {bad} values that are NaN or infinite in float32: fetch the file again"
+            f"{path}: {listed([key])} holds {bad} values that are NaN or infinite in float32: take a checkpoint from "
+            "before the training went astray"
         )

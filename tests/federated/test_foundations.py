@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from helpers.federated import make_processor
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
 from raffm_utils.errors import CheckpointError
@@ -232,6 +233,25 @@ def test_a_foundation_model_folder_becomes_an_untrained_classifier(kind: str, tm
         if "pooler" not in name:
             assert torch.equal(p, stored[name]), name
     assert processor is not None
+
+
+def test_an_encoder_that_is_not_whole_is_refused(tmp_path):
+    """The library would fill what is missing with random numbers, and say so in a log."""
+    base = make_model("bert", vocab_size=300)
+    base.bert.save_pretrained(tmp_path)
+    make_tokenizer("bert").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    good = load_file(path)
+    gone = "encoder.layer.1.output.dense.weight"
+    for changed, said in (
+        ({name: tensor for name, tensor in good.items() if name != gone}, "missing tensors: bert.encoder.layer.1.out"),
+        (good | {gone: good[gone][:-1].contiguous()}, "mismatched tensors: "),
+        (good | {gone: good[gone] * float("nan")}, "NaN or infinite"),
+    ):
+        save_file(changed, tmp_path / "changed.safetensors", metadata={"format": "pt"})
+        (tmp_path / "changed.safetensors").replace(path)
+        with pytest.raises(CheckpointError, match=said):
+            foundations.foundation(str(tmp_path), ("no", "yes"))
 
 
 def test_a_folder_that_holds_no_foundation_model_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Weight files that are not what they seem, and paths as people write them: each named, with a remedy that helps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,81 @@ def _checkpoint(folder: Path, kind: str = "vit") -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", [{"max_shard_size": "20KB"}, {"variant": "fp16"}], ids=["shards", "variant"])
+def _in_shards(folder: Path, kind: str, form: str = "safetensors") -> Path:
+    """The same network in several files, as the library saves large ones."""
+    (folder / WEIGHTS).unlink()
+    make_model(kind).save_pretrained(folder, max_shard_size="20KB")
+    index = folder / f"{WEIGHTS}.index.json"
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 3
+    if form == "bin":
+        for path in folder.glob("model-*-of-*.safetensors"):
+            torch.save(load_file(path), folder / f"pytorch_{path.stem}.bin")
+            path.unlink()
+        text = index.read_text().replace('"model-', '"pytorch_model-').replace(".safetensors", ".bin")
+        (folder / "pytorch_model.bin.index.json").write_text(text)
+        index.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
 @pytest.mark.parametrize("kind", FAMILY_NAMES)
-def test_shards_and_variants(tmp_path, kind, how):
+def test_shards_are_read(tmp_path, kind, form):
+    folder = _checkpoint(tmp_path / "net", kind)
+    whole = Supernet.from_pretrained(folder).fingerprint()
+    assert Supernet.from_pretrained(_in_shards(folder, kind, form)).fingerprint() == whole
+
+
+def test_shards_that_are_not_there_or_elsewhere(tmp_path):
+    folder = _in_shards(_checkpoint(tmp_path / "net"), "vit")
+    index = folder / f"{WEIGHTS}.index.json"
+    good = json.loads(index.read_text())
+    names = sorted(set(good["weight_map"].values()))
+    shutil.copyfile(folder / names[0], tmp_path / "elsewhere.safetensors")
+    (folder / "inside").mkdir()
+    for wrong in ("../elsewhere.safetensors", str(tmp_path / "elsewhere.safetensors"), "inside/x.safetensors", "x.bin"):
+        weight_map = good["weight_map"] | {"classifier.weight": wrong}
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(CheckpointError, match=r"which is no \.safetensors file of this folder"):
+            Supernet.from_pretrained(folder)
+    for content in ([], {}, {"weight_map": {}}, {"weight_map": {"a": 3}}):
+        index.write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match="no 'weight_map' of names and files"):
+            Supernet.from_pretrained(folder)
+    index.write_text(json.dumps(good))
+    save_file(load_file(folder / names[0]) | load_file(folder / names[1]), folder / names[1])
+    with pytest.raises(CheckpointError, match="in another shard as well"):
+        Supernet.from_pretrained(folder)
+    (folder / names[1]).unlink()
+    with pytest.raises(CheckpointError, match=rf"{names[1]}, one of {len(names)} shards, is not there: fetch it into"):
+        Supernet.from_pretrained(folder)
+    index.unlink()
+    with pytest.raises(CheckpointError, match=r"shards without an index \(model-.* fetch the index"):
+        Supernet.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", FAMILY_NAMES)
+def test_variants(tmp_path, kind):
     folder = _checkpoint(tmp_path / "net", kind)
     (folder / WEIGHTS).unlink()
-    make_model(kind).save_pretrained(folder, **how)
-    with pytest.raises(CheckpointError, match=r"shards or in a variant \(model.*save_pretrained\(folder, max_shard"):
+    make_model(kind).save_pretrained(folder, variant="fp16")
+    with pytest.raises(CheckpointError, match=r"a variant, or shards .*\(model\.fp16.*\(variant=\.\.\.\) and save it"):
+        Supernet.from_pretrained(folder)
+
+
+def test_other_kinds_of_files_under_the_name_of_weights(tmp_path):
+    folder = _checkpoint(tmp_path / "net")
+    good = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_text("\n<!DOCTYPE html><html>Sign in</html>")
+    with pytest.raises(CheckpointError, match="a web page instead of the weights: sign in"):
+        Supernet.from_pretrained(folder)
+    (folder / WEIGHTS).write_bytes(good)
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
+    torch.save(tensors, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"as torch\.save writes it: rename it to pytorch_model\.bin"):
+        Supernet.from_pretrained(folder)
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(good)
+    with pytest.raises(CheckpointError, match=r"holds safetensors: rename it to model\.safetensors"):
         Supernet.from_pretrained(folder)
 
 
