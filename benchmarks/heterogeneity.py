@@ -17,7 +17,7 @@ from typing import Any
 from raffm_utils import Supernet, evaluate, load_split
 from raffm_utils.evaluation import ends
 from raffm_utils.federated import RECIPES, Named, Recipe, align, count_run, run, start
-from raffm_utils.files import write_atomically
+from raffm_utils.writing import write_atomically
 
 RESULTS, RUNS = Path(__file__).with_suffix(".json"), Path(__file__).resolve().parent.parent / "runs" / "heterogeneity"
 NAMED: Named = replace(RECIPES["vit-small-cifar10-large-budget"], dataset="fashion_mnist", image_size=42)

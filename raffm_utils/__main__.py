@@ -92,8 +92,8 @@ def deploy(
     """Pick, export and verify a submodel; a latency limit applies to one example on this machine."""
     from . import deployment
     from .evaluation import LatencyModel
-    from .files import check_target
     from .supernet import Supernet
+    from .writing import check_target
 
     check_target(folder)
     supernet = Supernet.from_pretrained(checkpoint, tokens=tokens)

@@ -1,19 +1,13 @@
-"""Locations of files, and atomic writes of files and folders."""
+"""Locations of files, and reading what may be anything."""
 
 import json
 import os
-import secrets
-import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
-from .errors import DeploymentError, RaffmError
+from .errors import RaffmError
 
 REPOSITORY = Path(__file__).resolve().parent.parent  # where the bundled checkpoints, data and figures lie
 RUNS_FOLDER = REPOSITORY / "runs"  # what goes on where it stopped
@@ -83,75 +77,3 @@ def check_ordinary(path: Path, error: type[RaffmError], max_bytes: int | None = 
             f"{path}: {info.st_size / 1e6:,.1f} MB, above the limit of {max_bytes / 1e6:.1f} MB: "
             "take the file that belongs there"
         )
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path for writing a file, which replaces `path` at the end if nothing failed."""
-    part = _beside(path)
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file atomically: after an error or a kill, `path` is unchanged."""
-    with replacing(path) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def staged(
-    folder: Path, needed_bytes: int = 0, *, error: type[RaffmError] = DeploymentError, replaced: str | None = None
-) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which replaces it at the end if nothing failed.
-
-    Raises `error` when `folder` holds anything, unless the file `replaced` is in it, when the disk has less room
-    than is needed, and when writing fails; whatever the error, all is as it was. A killed process leaves a hidden
-    `.part` folder.
-    """
-    check_target(folder, error, replaced)
-    target = folder.resolve()
-    part, old = _beside(target), _beside(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(target.parent).free) < needed_bytes:
-            raise error(
-                f"{folder}: about {needed_bytes / 1e6:,.1f} MB are needed, but the disk has {free / 1e6:,.1f} MB left: "
-                "make room, or ask for fewer formats"
-            )
-        part.mkdir()
-        yield part
-        check_target(folder, error, replaced)  # it may have been filled in the meantime
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
-    except (OSError, SafetensorError) as fault:
-        raise error(
-            f"{folder} cannot be written ({fault}): make room, or give a folder that can be written; all is as it was"
-        ) from fault
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def check_target(folder: Path, error: type[RaffmError] = DeploymentError, replaced: str | None = None) -> None:
-    """Raise `error` unless `folder` is new or empty, or the file `replaced` is in it."""
-    if not folder.is_dir():
-        if folder.exists():
-            raise error(f"{folder} is a file: give the path of a new folder")
-        return
-    held = sorted(path.name for path in folder.iterdir())
-    if held and replaced not in held:
-        shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
-        raise error(f"{folder} is not empty ({len(held)}: {shown}): give another folder, or remove it")

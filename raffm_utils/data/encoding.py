@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import DataError
-from ..files import CACHE_VARIABLE, cache_folder, replacing
+from ..files import CACHE_VARIABLE, cache_folder
+from ..writing import replacing
 
 if TYPE_CHECKING:
     import datasets

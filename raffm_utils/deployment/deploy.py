@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, DataError, DeploymentError
-from ..files import check_target
 from ..search import choose
 from ..space import Budget, Rng, SubmodelConfig, generator, near_the_limit
 from ..supernet import Supernet
+from ..writing import check_target
 from .export import Export, check_formats, export_submodel
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, DeploymentError, printable
 from ..evaluation import Evaluation, check_colours, class_names, evaluate, in_eval_mode, labels_of, logits_of
-from ..files import staged
 from ..space import SubmodelConfig, family_of
+from ..writing import staged
 from .graphs import (
     GraphClassifier,
     check_calibration,

@@ -19,9 +19,10 @@ from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel
 
 from ..errors import ElasticSpaceError, RaffmError, whole_number
-from ..files import cache_folder, write_atomically
+from ..files import cache_folder
 from ..space import AffineLatency, ElasticSpace, Rng, SubmodelConfig, Timed, generator, spread_over_size
 from ..supernet import Supernet
+from ..writing import write_atomically
 from .answers import in_eval_mode
 from .example_inputs import example_inputs
 

@@ -13,9 +13,10 @@ import torch
 from ..data import SPLIT_SEED, Split, load_split
 from ..errors import TrainingError
 from ..evaluation import Evaluation, evaluate
-from ..files import RUNS_FOLDER, write_atomically
+from ..files import RUNS_FOLDER
 from ..space import SIZE_TOKENS, family_of, near_share
 from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
+from ..writing import write_atomically
 from . import foundations
 from .classifier import calibrate_classifier, fit_classifier
 from .influence import with_zero

@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 from ..data import Split
 from ..errors import TrainingError
 from ..evaluation import evaluate
-from ..files import replacing, write_atomically
 from ..space import SubmodelConfig
 from ..supernet import Supernet
-from ..writing import held
+from ..writing import held, replacing, write_atomically
 from .client import Task, client_weight, local_update
 from .recipe import Recipe
 from .rounds import partition, plan_round, steps_of

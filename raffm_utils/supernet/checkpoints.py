@@ -15,9 +15,10 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError, printable
-from ..files import REPOSITORY, read_json, staged
+from ..files import REPOSITORY, read_json
 from ..hub import download
 from ..space import Family, family_of
+from ..writing import staged
 from .quiet import quiet
 from .spec import ElasticSpec
 from .weights import SHARDS, WEIGHT_FILES, listed, read_weights, weights_path

@@ -18,7 +18,7 @@ from helpers.federated import RECIPE, learnable_split, make_even_supernet, one_t
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from raffm_utils import files
+from raffm_utils import writing
 from raffm_utils.errors import TrainingError
 from raffm_utils.evaluation import evaluate
 from raffm_utils.federated import Recipe, RoundResult, Update, simulation
@@ -189,7 +189,7 @@ def test_a_run_interrupted_in_a_round_goes_on_bit_for_bit(tmp_path, monkeypatch,
 @pytest.mark.parametrize(("number", "in_place"), [(3, False), (3, True), (RECIPE.rounds, True)])
 def test_a_run_stopped_while_it_saves_goes_on_bit_for_bit(tmp_path, monkeypatch, uninterrupted, number, in_place):
     """Whether the new state was in place already, but not the log, or was not; in the last round too."""
-    replace_file, calls = files.os.replace, []
+    replace_file, calls = writing.os.replace, []
 
     def stop(source, target):
         if target.name != simulation.STATE_FILE:
@@ -201,7 +201,7 @@ def test_a_run_stopped_while_it_saves_goes_on_bit_for_bit(tmp_path, monkeypatch,
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", stop)
+        patch.setattr(writing.os, "replace", stop)
         with pytest.raises(Stop):
             run_tiny(tmp_path)
     assert rounds_stored(tmp_path) == (number if in_place else number - 1)
