@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -19,7 +20,7 @@ from ..errors import TrainingError
 from ..evaluation import evaluate
 from ..space import SubmodelConfig
 from ..supernet import Supernet
-from ..writing import held, replacing, write_atomically
+from ..writing import explained, held, replacing, write_atomically
 from .client import Task, client_weight, local_update
 from .recipe import Recipe
 from .rounds import partition, plan_round, steps_of
@@ -36,7 +37,8 @@ from .server import (
 )
 
 REMOVED = {"shrink_rounds": 0}  # options that recipes had once, with the value that means: not used
-STATE_FILE, LOG_FILE = "state.safetensors", "rounds.jsonl"
+STATE_FILE, EARLIER_FILE, LOG_FILE = "state.safetensors", "earlier.safetensors", "rounds.jsonl"
+DAMAGED_FILE = "damaged.safetensors"  # a last state that could not be read, for whoever can save something of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +77,10 @@ def run(
 
     After every round, or once in `every` rounds and after the last, the server's state and the metrics (on
     `validation`, never on test) are written to `folder`; a stopped run resumes from there and reaches the same weights,
-    bit for bit. `workers` clients are trained side by side, each on one core; the result does not depend on it.
-    Metrics are of both ends of the space, and of the `watched` submodels. Raises `TrainingError` if another process is
-    training in `folder`, or it holds another run.
+    bit for bit. The last two states are kept: if the last is damaged, the run goes on from the one before, and says so.
+    `workers` clients are trained side by side, each on one core; the result does not depend on it. Metrics are of both
+    ends of the space, and of the `watched` submodels. Raises `TrainingError` if another process is training in
+    `folder`, if it holds another run, or if it cannot be written to.
 
     Example:
         supernet, processor = start(RECIPES["vit-small-fashion-mnist-large-budget"])
@@ -190,6 +193,7 @@ def _run(
                 )
             )
             if looked_at:
+                _keep_last(folder)
                 _save(folder, identity, results, kept)
                 shown_rates = {"full": results[-1].full, "smallest": results[-1].smallest, **found, "loss": loss}
                 bar.set_postfix({name: f"{rate:.3f}" for name, rate in shown_rates.items()})
@@ -261,10 +265,31 @@ def _one_thread_each(workers: int) -> Iterator[None]:
 def _save(folder: Path, identity: dict[str, Any], results: list[RoundResult], kept: dict[str, State]) -> None:
     # weights and results in one file, swapped in whole: a kill between two files could tear them apart
     tensors = {f"{kind}.{name}": tensor for kind, state in kept.items() for name, tensor in state.items()}
-    metadata = {"identity": json.dumps(identity), "rows": json.dumps([result.to_json() for result in results])}
-    with replacing(folder / STATE_FILE) as part:
-        save_file(tensors, part, metadata=metadata)
-    _write_log(folder, results)
+    metadata = {
+        "identity": json.dumps(identity),
+        "rows": json.dumps([result.to_json() for result in results]),
+        "checksum": _checksum(tensors),
+    }
+    with explained(folder, TrainingError):
+        with replacing(folder / STATE_FILE) as part:
+            save_file(tensors, part, metadata=metadata)
+        _write_log(folder, results)
+
+
+def _keep_last(folder: Path) -> None:
+    """Keep what was saved last by another name too, for the case that what is saved next is damaged one day."""
+    path = folder / STATE_FILE
+    if path.exists():
+        with explained(folder, TrainingError), replacing(folder / EARLIER_FILE) as part:
+            try:
+                part.hardlink_to(path)
+            except OSError:  # some file systems have no second names
+                path.rename(part)
+
+
+def _checksum(tensors: State) -> str:
+    contents = {name: tensor.detach().cpu().contiguous().view(-1).view(torch.uint8) for name, tensor in tensors.items()}
+    return " ".join(f"{name} {zlib.crc32(contents[name].numpy().data)}" for name in sorted(contents))
 
 
 def _write_log(folder: Path, results: list[RoundResult]) -> None:
@@ -276,12 +301,53 @@ def _flat(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> list[RoundResult]:
-    path = folder / STATE_FILE
-    if not path.exists():
+    """The results of the rounds that are done, whose state goes into `kept`; if the last is damaged, the one before."""
+    shapes = {f"{kind}.{name}": tensor.shape for kind, state in kept.items() for name, tensor in state.items()}
+    last, earlier = folder / STATE_FILE, folder / EARLIER_FILE
+    try:
+        found = _load(last, identity, shapes)
+        fault = "" if found or not earlier.exists() else f"{last} is missing"
+    except _Unusable as error:
+        found, fault = None, str(error)
+    if fault:
+        try:
+            found = _load(earlier, identity, shapes)
+        except _Unusable as error:
+            fault = f"{fault}; {error}"
+        if found is None:
+            raise TrainingError(f"{fault}: restore it from a copy, or remove it to start anew")
+        tqdm.write(f"{fault}: going on from {earlier}, after round {len(found[1])}")
+    if found is None:
         return []
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    stored, given = (_flat(part) for part in (json.loads(metadata["identity"]), identity))
+    tensors, results = found
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        kept[kind][name].copy_(tensor)
+    with explained(folder, TrainingError):
+        if fault and last.exists():
+            last.replace(folder / DAMAGED_FILE)  # lest it take the place of the earlier one
+        _write_log(folder, results)  # a kill may have come between the state and its log
+    return results
+
+
+class _Unusable(Exception):
+    """A state that is damaged, or cannot be read."""
+
+
+def _load(
+    path: Path, identity: dict[str, Any], shapes: Mapping[str, torch.Size]
+) -> tuple[State, list[RoundResult]] | None:
+    """A stored state and its results, None if there is none; raises `TrainingError` if they belong to another run."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        stored, rows = _flat(json.loads(metadata["identity"])), json.loads(metadata["rows"])
+        results = [RoundResult(**row) for row in rows]
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise _Unusable(f"{path} cannot be used ({error})") from error
+    given = _flat(identity)
     # a run from before an option existed was trained without it; one with an option that is gone may have it unused
     stored = {**asdict(Recipe()), **{key: value for key, value in stored.items() if REMOVED.get(key, ...) != value}}
     # nor did runs always say what they started from, and what they were watched on
@@ -289,13 +355,12 @@ def _resume(folder: Path, identity: dict[str, Any], kept: dict[str, State]) -> l
     if stored != given:
         differ = [key for key in stored | given if stored.get(key, "") != given.get(key, "")]
         raise TrainingError(f"{path} holds a run with another {', '.join(differ)}: give a new folder, or remove it")
-    tensors = load_file(path)
-    shapes = {f"{kind}.{name}": tensor.shape for kind, state in kept.items() for name, tensor in state.items()}
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _Unusable(f"{path} cannot be used ({error})") from error
     if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
         raise TrainingError(f"{path} belongs to a run of another network: give a new folder, or remove it")
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition(".")
-        kept[kind][name].copy_(tensor)
-    results = [RoundResult(**row) for row in json.loads(metadata["rows"])]
-    _write_log(folder, results)  # a kill may have come between the state and its log
-    return results
+    if metadata.get("checksum", found := _checksum(tensors)) != found:  # runs did not always have one
+        raise _Unusable(f"{path} cannot be used (its content has changed since it was written)")
+    return tensors, results

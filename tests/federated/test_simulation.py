@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,10 @@ def assert_same(result: Result, expected: Result) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert torch.equal(tensor, theirs[name]), name
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def rounds_stored(folder: Path) -> int:
@@ -340,7 +345,54 @@ def test_a_second_run_in_the_folder_of_one_that_trains_is_refused(tmp_path, monk
     monkeypatch.setattr(simulation, "local_update", meanwhile)
     run_tiny(tmp_path, recipe=few, workers=1)
     assert said
-    assert sorted(path.name for path in tmp_path.iterdir()) == [simulation.LOG_FILE, simulation.STATE_FILE]
+    assert names_in(tmp_path) == [simulation.EARLIER_FILE, simulation.LOG_FILE, simulation.STATE_FILE]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def turn_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, turn_a_bit, lambda path: path.write_bytes(b""), Path.unlink])
+def test_a_run_whose_last_state_is_damaged_goes_on_from_the_one_before(tmp_path, capsys, uninterrupted, harm):
+    shutil.copytree(uninterrupted[2], tmp_path, dirs_exist_ok=True)
+    last, earlier = tmp_path / simulation.STATE_FILE, tmp_path / simulation.EARLIER_FILE
+    harm(last)
+    harmed = last.read_bytes() if last.exists() else b""
+    assert_same(run_tiny(tmp_path), uninterrupted)
+    said = capsys.readouterr()
+    assert f"going on from {earlier}, after round {RECIPE.rounds - 1}" in said.out + said.err
+    assert str(last) in said.out + said.err
+    damaged = tmp_path / simulation.DAMAGED_FILE
+    assert (damaged.read_bytes() if damaged.exists() else b"") == harmed
+    assert_same(run_tiny(tmp_path), uninterrupted)
+    assert "going on" not in capsys.readouterr().out
+
+
+def test_two_damaged_states_are_named_and_left_alone(tmp_path, uninterrupted):
+    shutil.copytree(uninterrupted[2], tmp_path, dirs_exist_ok=True)
+    for name in (simulation.STATE_FILE, simulation.EARLIER_FILE):
+        cut(tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(TrainingError, match=rf"{simulation.STATE_FILE} .*; .*{simulation.EARLIER_FILE} .*: restore"):
+        run_tiny(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_last_two_states_are_kept_where_a_file_has_one_name_only(tmp_path, monkeypatch):
+    def refuse(new, old):
+        raise OSError("no second names here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    run_tiny(tmp_path, recipe=replace(RECIPE, rounds=2))
+    assert rounds_stored(tmp_path) == 2
+    (tmp_path / simulation.EARLIER_FILE).replace(tmp_path / simulation.STATE_FILE)
+    assert rounds_stored(tmp_path) == 1
 
 
 def test_another_recipe_in_the_same_folder_is_refused(uninterrupted):
@@ -363,6 +415,7 @@ def test_a_run_from_before_an_option_existed_goes_on_without_it(tmp_path, uninte
     identity = json.loads(metadata["identity"])
     assert identity["recipe"].pop("size_power") == Recipe().size_power
     identity["recipe"]["shrink_rounds"] = 0  # an option that is gone, unused
+    del metadata["checksum"]  # which states did not always have
     save_file(load_file(folder / simulation.STATE_FILE), path, {**metadata, "identity": json.dumps(identity)})
     assert_same(run_tiny(tmp_path), (supernet, rows))
     with pytest.raises(TrainingError, match="another size_power: "):
