@@ -71,50 +71,66 @@ def _cross(x: float, y: float, arm: float) -> str:
 
 
 def widths_svg(config: SubmodelConfig, full: SubmodelConfig, *, faded: bool = False) -> str:
-    """The picture of `plot_widths` as inline SVG, made in well under a millisecond, for live redrawing.
-
-    There is room for text up to 24 units high, so a narrow page can enlarge it.
-    """
-    layers, top, high, left = len(config.attention), 34, 150, 62
-    pitch = min(56.0, max(28.0, 660 / (layers + 1)))
-    thick, right = 0.37 * pitch, left + (layers + 1) * pitch
-    shapes = [f'<line x1="{left}" x2="{right:.0f}" y1="{top + high}" y2="{top + high}" stroke="currentColor"/>']
-    for share in (0, 50, 100):
-        y = top + high * (1 - share / 100)
-        shapes.append(f'<text x="{left - 6}" y="{y + 5:.0f}" text-anchor="end">{share}%</text>')
-    for bar in width_bars(config, full):
-        colour, name = PARTS[bar.part]
-        x, tall = left + (bar.position + 0.5) * pitch - thick / 2, high * bar.share
-        where = "" if bar.layer is None else f", layer {bar.layer}"
-        said = f"{bar.width:,} ({bar.share:.0%} of full)" if bar.width else "left out"
-        inside = (
-            f'<rect x="{x:.1f}" y="{top + high - tall:.1f}" width="{thick:.1f}" height="{tall:.1f}" fill="{colour}"/>'
-            if bar.width
-            else _cross(x + thick / 2, top + high - thick, min(0.35 * thick, 6))
-        )
-        shapes.append(
-            f"<g><title>{name}{where}: {said}</title>"
-            f'<rect x="{x:.1f}" y="{top}" width="{thick:.1f}" height="{high}" fill="none" stroke="#999"'
-            f"{'' if bar.width else DASHED}/>{inside}</g>"
-        )
-    for layer in range(layers + 1):
-        x = left + (layer + 0.5) * pitch
-        shapes.append(f'<text x="{x:.1f}" y="{top + high + 22}" text-anchor="middle">{layer or "hidden"}</text>')
-    shapes.append(f'<text x="{(left + right) / 2:.0f}" y="{top + high + 48}" text-anchor="middle">layer</text>')
-    for place, (part, (colour, name)) in enumerate(PARTS.items()):
-        text = f"hidden {config.hidden:,} of {full.hidden:,}" if part == "hidden" else name
-        x = left + (0, 270, 450)[place]
-        shapes.append(
-            f'<rect x="{x}" y="6" width="14" height="14" fill="{colour}"/><text x="{x + 20}" y="18">{text}</text>'
-        )
-    if 0 in (*config.attention, *config.ffn):
-        x = left + 520
-        shapes.append(f'{_cross(x + 7, 13, 6)}<text x="{x + 20}" y="18">left out</text>')
+    """The picture of `plot_widths` as inline SVG, made in well under a millisecond, for live redrawing."""
+    shapes, wide, high = widths_shapes(config, full)
     about = f"Widths: hidden {config.hidden}; attention {config.attention}; FFN {config.ffn}; 0: left out"
-    wide = max(round(right) + 6, left + 620)  # the legend has to fit as well
-    size = f"0 0 {wide} {top + high + 56}"
     style = f"width:100%;max-width:{wide}px;opacity:{0.3 if faded else 1}"
     return (
-        f'<svg viewBox="{size}" role="img" aria-label="{about}" font-size="14" fill="currentColor" '
-        f'style="{style}">{"".join(shapes)}</svg>'
+        f'<svg viewBox="0 0 {wide} {high}" role="group" aria-label="{about}" font-size="14" fill="currentColor" '
+        f'style="{style}">{shapes}</svg>'
     )
+
+
+def widths_shapes(config: SubmodelConfig, full: SubmodelConfig) -> tuple[str, int, int]:
+    """What `widths_svg` shows, to be put into another picture, and how wide and high it is.
+
+    Each layer can be focused, and says its widths: to screen readers, and in a text with the class `raffm-said`,
+    which a page may show while the layer (`raffm-layer`) is pointed at.
+    """
+    layers, top, high, left = len(config.attention), 30, 92, 50
+    pitch = min(56.0, max(28.0, 440 / (layers + 1)))
+    thick, right = 0.37 * pitch, left + (layers + 1) * pitch
+    wide, bottom = max(round(right) + 6, left + 400), top + high  # the legend has to fit as well
+    shapes = [f'<line x1="{left}" x2="{right:.0f}" y1="{bottom}" y2="{bottom}" stroke="currentColor"/>']
+    for share in (0, 50, 100):
+        shapes.append(
+            f'<text x="{left - 6}" y="{bottom - high * share / 100 + 5:.0f}" text-anchor="end">{share}%</text>'
+        )
+    bars = dict[int, list[Bar]]()
+    for bar in width_bars(config, full):
+        bars.setdefault(bar.layer or 0, []).append(bar)
+    for layer, own in bars.items():
+        said = ("" if layer == 0 else f"layer {layer}: ") + ", ".join(_said(bar, full) for bar in own)
+        x = left + (layer + 0.5) * pitch
+        columns = "".join(_column(bar, left + (bar.position + 0.315) * pitch, thick, bottom, high) for bar in own)
+        shapes.append(
+            f'<g class="raffm-layer" tabindex="0" role="img" aria-label="{said}">{columns}'
+            f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{layer or "hidden"}</text>'
+            f'<text class="raffm-said" display="none" x="{left}" y="{bottom + 36}">{said}</text></g>'
+        )
+    x = 4
+    for part, (colour, name) in PARTS.items():
+        text = f"{name} {config.hidden:,} of {full.hidden:,}" if part == "hidden" else name
+        shapes.append(
+            f'<rect x="{x}" y="6" width="14" height="14" fill="{colour}"/><text x="{x + 19}" y="18">{text}</text>'
+        )
+        x += 40 + 7 * len(text)
+    if out := (*config.attention, *config.ffn).count(0):
+        shapes.append(f'{_cross(x + 7, 13, 6)}<text x="{x + 19}" y="18">{out} blocks left out</text>')
+    return "".join(shapes), wide, bottom + 42
+
+
+def _said(bar: Bar, full: SubmodelConfig) -> str:
+    most = full.hidden if bar.layer is None else getattr(full, bar.part)[bar.layer - 1]
+    return f"{PARTS[bar.part][1]} {f'{bar.width:,} of {most:,}' if bar.width else 'left out'}"
+
+
+def _column(bar: Bar, x: float, thick: float, bottom: float, high: float) -> str:
+    """One bar in the outline of its full width; a cross where a block is left out."""
+    tall = high * bar.share
+    outline = f'<rect x="{x:.1f}" y="{bottom - high}" width="{thick:.1f}" height="{high}" fill="none" stroke="#999"'
+    if not bar.width:
+        return f"{outline}{DASHED}/>{_cross(x + thick / 2, bottom - thick, min(0.35 * thick, 6))}"
+    colour = PARTS[bar.part][0]
+    bar_itself = f'<rect x="{x:.1f}" y="{bottom - tall:.1f}" width="{thick:.1f}" height="{tall:.1f}" fill="{colour}"/>'
+    return f"{outline}/>{bar_itself}"

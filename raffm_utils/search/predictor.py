@@ -154,10 +154,7 @@ class AccuracyPredictor:
                     f"at about hidden width {config.hidden:,}"
                 )
         if leverage > self._widest_leverage:
-            return (
-                "outside the data: its mix of widths is further from the measured ones than any of them "
-                f"(leverage {leverage:.2f}, theirs up to {self._widest_leverage:.2f})"
-            )
+            return "outside the data: no measured submodel has a mix of widths as far from those of the others"
         return ""
 
 

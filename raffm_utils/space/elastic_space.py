@@ -129,6 +129,20 @@ class ElasticSpace:
         """The smallest and largest value of one cost in this space."""
         return self.cost_of(self.smallest(), metric), self.cost_of(self.largest(), metric)
 
+    def reach_inside(self, metric: str, budget: Budget) -> tuple[float, float]:
+        """The smallest and largest value of one cost inside `budget`, exactly; peak activations have none here.
+
+        Raises `InfeasibleBudget`, with the reachable range, when nothing fits.
+        """
+        regions = [region for region in self.inside(budget).regions if region.count]
+        if not regions:
+            raise InfeasibleBudget(self.why_infeasible(budget))
+        if metric == PEAK:
+            raise ElasticSpaceError(f"metric={metric!r} is set by one layer alone: ask for another metric")
+        ends = [each.ends(self._known_costs.affine(each.hidden, (metric,))[metric]) for each in regions]
+        least, most = min(low for low, _ in ends), max(high for _, high in ends)
+        return (least / NS_PER_MS, most / NS_PER_MS) if metric == LATENCY else (least, most)
+
     def cost_of(self, config: SubmodelConfig, metric: str) -> float:
         """One cost of one submodel, in closed form; an integer except for `latency_ms`."""
         whole = self._whole_cost(config, metric)

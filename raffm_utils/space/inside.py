@@ -78,6 +78,21 @@ class Region:
             first, last = np.maximum(first, least), np.minimum(last, most)
         return first, np.maximum(first, last)
 
+    def ends(self, cost: Affine) -> tuple[int, int]:
+        """The lowest and the highest value of a cost among these; there must be one."""
+        attention = cost.base + cost.per_attention * self.total + cost.per_attention_block * self.blocks
+        reached = np.concatenate(self.attention.ways) > 0
+        lows, highs = [], []
+        for n, (first, last) in self.spans.items():
+            there = np.flatnonzero(self.ffn.ways[n] > 0)
+            low, high = np.searchsorted(there, first), np.searchsorted(there, last) - 1
+            some = np.flatnonzero(reached & (high >= low))
+            if len(some):
+                other = cost.per_ffn_block * n + cost.per_ffn * self.ffn.totals[n][there]
+                lows.append(int((attention[some] + other[low[some]]).min()))
+                highs.append(int((attention[some] + other[high[some]]).max()))
+        return min(lows), max(highs)
+
     def place(self, entry: int) -> tuple[int, int]:
         """The row of attention, and the entry in it, that `entry` stands for."""
         n = int(self.blocks[entry])

@@ -1,8 +1,11 @@
 """The interactive panels of the notebooks.
 
-`state` holds all the logic and needs no widget; `view` and `explorer` only show it.
+`state` holds all the logic, with `metrics` and `policies`, and needs no widget; the rest only shows it.
 """
 
-from .explorer import LOG_FROM, STEPS, BudgetExplorer, LimitSlider
+from .code import code_of
+from .explorer import BudgetExplorer
+from .limits import LOG_FROM, STEPS, LimitSlider
+from .policies import BEST, LARGEST, RANDOM
 from .sentences import SentenceBox, answers_html, plot_answers
-from .state import BEST, LARGEST, RANDOM, ExplorerState, code_of
+from .state import ExplorerState

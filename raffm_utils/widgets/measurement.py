@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..evaluation import Interval, evaluate
@@ -18,13 +18,15 @@ BATCH_SIZE = 32  # after every batch there is progress to be seen, and a cancel 
 
 @dataclass(frozen=True)
 class HistoryItem(Interval):
-    """One line of the explorer's history; it can be plotted like a row of a sweep."""
+    """One line of the explorer's history; it can be plotted and compared like a row of a sweep."""
 
     config: SubmodelConfig
     cost: Cost
     examples: int
     dataset: str
     split: str
+    data_fingerprint: str = ""
+    right: str | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> int:
@@ -74,4 +76,6 @@ class Measurement:
             examples=measured.examples,
             dataset=self.data.name,
             split=self.data.split,
+            data_fingerprint=measured.data_fingerprint,
+            right=measured.right,
         )

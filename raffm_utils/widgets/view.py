@@ -1,11 +1,10 @@
 """The HTML of the budget explorer: pure functions of its state."""
 
-import base64
-import io
 from html import escape
 
-from ..plotting import VERMILION, approximately, plot_accuracy_vs_parameters, plot_intervals
-from .state import MACS, PARAMETERS, ExplorerState, Metric
+from ..plotting import approximately, widths_svg
+from .metrics import MACS, PARAMETERS, Metric, limits_text
+from .state import ExplorerState
 
 # The box opens by itself, so that the code can be selected; where scripts may run, it is copied as well.
 COPY = (
@@ -18,26 +17,27 @@ COPY = (
 
 
 def share_html(state: ExplorerState, metric: Metric) -> str:
-    """A limit as a share of the full network's cost."""
-    full, limit = metric.of(state.full_cost), state.limit(metric.key)
-    if limit >= full:
-        return f"no limit (full: {metric.text(full)})"
-    return f"<b>{limit / full:.1%}</b> of the full {metric.text(full)}"
+    """A limit as a share of the full network's cost, or what is wrong with it; and what the shown submodel costs."""
+    full, limit, own = metric.of(state.full_cost), state.limit(metric.key), metric.of(state.cost)
+    if wrong := state.wrong.get(metric.key):
+        text = f'<span class="raffm-wrong" role="alert">{escape(wrong)}</span>'
+    elif limit >= full:
+        text = f"no limit (full: {metric.text(full)})"
+    else:
+        text = f"<b>{limit / full:.1%}</b> of the full {metric.text(full)}"
+    return f"{text}<br><small>shown: {metric.text(own)} ({own / full:.1%})</small>"
 
 
-def view_html(state: ExplorerState, picture: str) -> str:
-    """Everything that follows the sliders, in one piece: separate updates would flicker."""
-    return _count_html(state) + picture + _cost_html(state) + _predicted_html(state)
-
-
-def _count_html(state: ExplorerState) -> str:
+def count_html(state: ExplorerState) -> str:
+    """How many submodels fit, or why none does; and limits in force that have no slider."""
+    others = "".join(f"<br><small>Also: {text}</small>" for text in limits_text(state.budget, lower_only=True))
     if not state.count:
-        text = f"<b>No submodel fits.</b><br><small>{escape(state.problem.removeprefix('no submodel fits: '))}</small>"
+        text = f"<b>No submodel fits.</b><br><small>{escape(state.problem)}</small>{others}"
         return f'<div class="raffm-count raffm-problem" role="status">{text}</div>'
     mantissa, exponent = approximately(state.count)
     about = f"about {mantissa} × 10<sup>{exponent}</sup>, " if exponent > 6 else ""
     digits = f"{state.count:,}".replace(",", ",<wbr>")  # long numbers break between their groups
-    text = f"<b>{digits}</b><br>submodels fit: {about}{_part(state.count, state.total)}"
+    text = f"<b>{digits}</b><br>submodels fit: {about}{_part(state.count, state.total)}{others}"
     return f'<div class="raffm-count" role="status">{text}</div>'
 
 
@@ -50,35 +50,23 @@ def _part(count: int, total: int) -> str:
     return f"{share:.1%} of all there are" if share > 0.001 else f"one in {total // count:,}"
 
 
-def _cost_html(state: ExplorerState) -> str:
-    rows = "".join(
-        f"<tr><th>{metric.name}</th><td>{metric.text(metric.of(state.cost))}</td>"
-        f"<td>{metric.of(state.cost) / metric.of(state.full_cost):.1%}</td></tr>"
-        for metric in state.metrics
-    )
-    head = "<tr><th></th><th>this submodel</th><th>of the full network</th></tr>"
-    return f'<table class="{"" if state.count else "raffm-faded"}">{head}{rows}{_blocks_row(state)}</table>'
+def widths_html(state: ExplorerState) -> str:
+    """The picture of the shown submodel."""
+    picture = widths_svg(state.config, state.full, faded=not state.count)
+    return f'<div class="raffm-widths">{picture}</div>'
 
 
-def _blocks_row(state: ExplorerState) -> str:
-    """How many blocks are present, where some may be left out."""
-    if not any(0 in choices for choices in (*state.supernet.space.attention, *state.supernet.space.ffn)):
-        return ""
-    present, full = (
-        config.totals.attention_blocks + config.totals.ffn_blocks for config in (state.config, state.supernet.full)
-    )
-    return f"<tr><th>Blocks</th><td>{present} of {full}</td><td>{present / full:.1%}</td></tr>"
-
-
-def _predicted_html(state: ExplorerState) -> str:
-    if (predicted := state.predicted) is None:
-        return ""
-    note = f"<br><small>{escape(predicted.note)}</small>" if predicted.note else ""
-    interval = f"(90% interval {predicted.between()})"
+def predicted_html(state: ExplorerState) -> str:
+    """The predicted accuracy, where it stands among candidates, and how many blocks are left."""
+    lines = []
+    if (predicted := state.predicted) is not None:
+        lines.append(f"<b>Predicted accuracy {predicted.accuracy:.1%}</b> (90% interval {predicted.between()})")
+        if (place := state.chosen.place) > 0:
+            lines.append(f"<small>candidate {place + 1} of {state.chosen.of} that may be as good as the best</small>")
+        if predicted.note:
+            lines.append(f"<small>{escape(predicted.note)}</small>")
     faded = "" if state.count else " raffm-faded"
-    return (
-        f'<div class="raffm-predicted{faded}"><b>Predicted accuracy {predicted.accuracy:.1%}</b> {interval}{note}</div>'
-    )
+    return f'<div class="raffm-predicted{faded}">{"<br>".join(lines)}</div>'
 
 
 def result_html(state: ExplorerState) -> str:
@@ -96,7 +84,26 @@ def _result_html(state: ExplorerState) -> str:
         return f'<div class="raffm-problem" role="alert">{escape(state.failure)}</div>'
     if not state.count:
         return "Widen a limit to draw and evaluate."
-    return _accuracy_html(state) + _export_html(state)
+    return _accuracy_html(state) + _compared_html(state) + _export_html(state)
+
+
+def _compared_html(state: ExplorerState) -> str:
+    """The shown submodel beside the one that is held."""
+    if state.held is None:
+        return ""
+    held = f"the one held ({state.size.text(state.size.of(state.held_cost))})"
+    if state.held == state.config:
+        return '<div role="status">This submodel is held: change a limit to compare another with it.</div>'
+    if (found := state.difference) is not None:
+        text = f"<b>{100 * found.difference:+.1f} points</b> against {held}, "
+        text += f"95% interval {100 * found.low:+.1f} to {100 * found.high:+.1f} (paired, {found.examples:,} examples)"
+    elif state.predicted is not None and state.predictor is not None:
+        gain = state.predicted.accuracy - state.predictor.predict(state.held).accuracy
+        text = f"{100 * gain:+.1f} points predicted against {held}; "
+        text += "evaluate both for the paired difference"
+    else:
+        text = f"Evaluate this one and {held} for their paired difference."
+    return f'<div class="raffm-compared" role="status">{text}</div>'
 
 
 def _export_html(state: ExplorerState) -> str:
@@ -124,13 +131,7 @@ def code_html(state: ExplorerState) -> str:
 
 
 def past_html(state: ExplorerState) -> str:
-    """All evaluated submodels, as a table, and as points among the stored rows; empty when there is neither."""
-    if not state.history and not state.rows:
-        return ""
-    return f'<div class="raffm-past"><div>{_past_table(state)}</div>{_past_picture(state)}</div>'
-
-
-def _past_table(state: ExplorerState) -> str:
+    """All evaluated submodels, as a table; empty when there is none."""
     if not state.history:
         return ""
     names = ("", "Parameters", "MACs", "Accuracy", "95% interval")
@@ -139,20 +140,5 @@ def _past_table(state: ExplorerState) -> str:
         f"<td>{item.accuracy:.1%}</td><td>{item.between()}</td></tr>"
         for number, item in reversed(list(enumerate(state.history, start=1)))
     )
-    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{rows}</table>"
-
-
-def _past_picture(state: ExplorerState) -> str:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 6.0), layout="constrained")  # unknown to pyplot: no cell shows it twice
-    ax = plot_accuracy_vs_parameters(state.rows, figure.subplots(), title="", live=state.history)
-    if state.history:
-        plot_intervals(state.history[-1:], ax, label="the latest of them", colour=VERMILION, marker="D")
-        ax.legend(loc="best", fontsize=10, framealpha=0.95)
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=125)
-    image = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img alt="Accuracy against parameters of {len(state.rows)} stored and {len(state.history)} evaluated '
-        f'submodels" src="data:image/png;base64,{image}">'
-    )
+    heads = "".join(f"<th>{name}</th>" for name in names)
+    return f'<div class="raffm-past"><table><tr>{heads}</tr>{rows}</table></div>'

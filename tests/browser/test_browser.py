@@ -8,6 +8,7 @@ the sliders in notebook 02 as well.
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -38,7 +39,7 @@ EXAMPLES = 256
 LONGEST_DELAY_MS = 150  # the median; a machine that is busy with other things may take longer
 WIDTHS = (1280, 800)
 METRICS = ("parameters", "macs", "latency", "weights", "activations")
-OWN_LIMITS, NO_LIMITS = "own limits", "V100"  # the latter is the device that holds the full network
+OWN_LIMITS = "own limits"
 
 # Settings of JupyterLab that keep the page still: no news, and no cell taken out of the page when scrolled away.
 SETTINGS = {
@@ -55,18 +56,24 @@ STOPWATCH = """
   for (const kind of ['keydown', 'pointermove', 'mousemove']) document.addEventListener(kind, began, true);
   new MutationObserver((records) => {
     if (start === null || !root.querySelector('.raffm-count')) return;
-    if (!records.some((record) => [...record.addedNodes].some((node) => node.nodeName === 'svg'))) return;
+    if (!records.some((record) => record.target.nodeName === 'g' && record.addedNodes.length)) return;
     const since = start; start = null;
     requestAnimationFrame(() => window.delays.push(performance.now() - since));
   }).observe(root, { childList: true, subtree: true });
   const look = () => {
-    const svg = root.querySelector('svg'), top = root.getBoundingClientRect().top;
+    const svg = root.querySelector('.raffm-widths svg'), top = root.getBoundingClientRect().top;
     window.places.add(svg ? Math.round(svg.getBoundingClientRect().top - top) : 'gone');
     requestAnimationFrame(look);
   };
   look();
 }
 """
+
+# What has the focus: its text, or else its class; the text of the curve is long.
+NAME_OF_ACTIVE = """() => {
+  const active = document.activeElement, own = active.getAttribute('class') ?? '';
+  return own.includes('raffm-curve') ? own : (active.textContent || own).trim();
+}"""
 
 # The whole panel. Latency and the rows of the sweep are made up: what is tried here are the controls.
 PANEL_CODE = """
@@ -251,18 +258,24 @@ def count_of(page: Any) -> str:
 
 
 def picture_of(page: Any) -> str:
-    return page.locator(".raffm-explorer svg").inner_html()
+    return page.locator(".raffm-widths svg").inner_html()
+
+
+def curve_of(page: Any) -> str:
+    """What of the curve follows the sliders."""
+    return page.locator(".raffm-curve > g").nth(1).inner_html()
 
 
 def slider_of(page: Any, index: int) -> tuple[Any, Any]:
-    slider = page.locator(".raffm-explorer .widget-hslider").nth(index)
-    return slider.locator(".noUi-handle"), slider.locator(".widget-readout")
+    """The handle of a slider, and the field beside it."""
+    row = page.locator(".raffm-limit").nth(index)
+    return row.locator(".noUi-handle"), row.locator("input")
 
 
 def type_limit(page: Any, index: int, text: str) -> None:
-    _, readout = slider_of(page, index)
-    readout.fill(text)
-    readout.press("Enter")
+    _, field = slider_of(page, index)
+    field.fill(text)
+    field.press("Enter")
 
 
 def chosen(page: Any, name: str) -> str:
@@ -281,8 +294,7 @@ def button_of(page: Any, name: str) -> Any:
 def take_off_limits(page: Any, policy: str = "random") -> None:
     """No limits; and a policy by which, unlike the best predicted, a new limit nearly always shows another submodel."""
     choose(page, policy)
-    choose(page, OWN_LIMITS)
-    choose(page, NO_LIMITS)
+    button_of(page, "Lift all limits").click()
     page.wait_for_function(
         "number => (document.querySelector('.raffm-explorer').innerText.match(/no limit/g) ?? []).length === number"
         " && /(: |[0-9], )all there are/.test(document.querySelector('.raffm-count').innerText)",
@@ -294,9 +306,8 @@ def limit_alone(page: Any, index: int) -> Any:
     """Limit one cost to where every step of its slider matters; returns the handle."""
     take_off_limits(page)
     handle, _ = slider_of(page, index)
-    least, most = (float(handle.get_attribute(f"aria-value{end}")) for end in ("min", "max"))
     count = count_of(page)
-    type_limit(page, index, f"{0.6 * least + 0.4 * most:.4f}")
+    type_limit(page, index, "55%")
     wait_until_changed(page, count)
     page.wait_for_timeout(500)
     return handle
@@ -305,10 +316,9 @@ def limit_alone(page: Any, index: int) -> Any:
 def show_another(page: Any) -> None:
     """A submodel that was not shown before, in a window of any width."""
     take_off_limits(page)
-    handle, _ = slider_of(page, 0)
-    share = 0.5 + page.viewport_size["width"] / 10_000
+    share = 50 + page.viewport_size["width"] // 100
     count = count_of(page)
-    type_limit(page, 0, f"{share * float(handle.get_attribute('aria-valuemax')):.2f}")
+    type_limit(page, 0, f"{share}%")
     wait_until_changed(page, count)
     while True:
         picture = picture_of(page)
@@ -324,7 +334,7 @@ def wait_until_changed(page: Any, old: str) -> None:
 
 
 def wait_for_new_picture(page: Any, old: str) -> None:
-    page.wait_for_function("old => document.querySelector('.raffm-explorer svg').innerHTML !== old", arg=old)
+    page.wait_for_function("old => document.querySelector('.raffm-widths svg').innerHTML !== old", arg=old)
 
 
 def report(name: str, milliseconds: list[float]) -> None:
@@ -348,26 +358,29 @@ def test_panel_shows_count_picture_and_prediction(page, screenshots):
     assert int(count_of(page).replace(",", "")) > 1
     assert "layer" in picture_of(page)
     text = page.locator(".raffm-explorer").inner_text()
-    for words in ("Parameters", "MACs", "Latency", "Weight memory", "Peak activations", "Predicted accuracy", "90%"):
+    for words in ("Parameters", "MACs", "Latency", "Weight memory", "Peak acti", "Predicted accuracy", "90%"):
         assert words in text
-    assert "stored and" in page.locator(".raffm-explorer img").get_attribute("alt")
+    assert "stored sweep" in page.locator(".raffm-curve").text_content()
+    assert "predicted" in curve_of(page)
     shoot(page, screenshots, "1_start")
 
 
 @pytest.mark.parametrize("index", range(len(METRICS)), ids=METRICS)
 def test_arrow_keys_move_a_slider(page, index):
     limit_alone(page, index)
-    handle, readout = slider_of(page, index)
+    handle, field = slider_of(page, index)
     handle.focus()
     page.evaluate("window.delays = []")
-    count, picture = count_of(page), picture_of(page)
+    count, picture, curve, amount = count_of(page), picture_of(page), curve_of(page), field.input_value()
     for _ in range(10):
-        text = readout.inner_text()
+        value = handle.get_attribute("aria-valuenow")
         page.keyboard.press("ArrowLeft")
-        assert readout.inner_text() != text
+        assert handle.get_attribute("aria-valuenow") != value
         page.wait_for_timeout(150)
     wait_until_changed(page, count)
     assert picture_of(page) != picture
+    assert curve_of(page) != curve
+    assert field.input_value() != amount
     assert chosen(page, "Device") == OWN_LIMITS
     report(f"{page.viewport_size['width']} px, {METRICS[index]}: key to picture", page.evaluate("window.delays"))
 
@@ -381,14 +394,16 @@ def test_dragging_redraws_all_the_way_without_flicker(page, index, screenshots):
     page.mouse.move(x, y)
     page.mouse.down()
     page.evaluate("window.delays = []; window.places.clear()")
-    seen, pictures = set(), set()
+    seen, pictures, curves = set(), set(), set()
     for step in range(1, 21):
         page.mouse.move(x - 4 * step, y)
         page.wait_for_timeout(60)
         seen.add(count_of(page))
         pictures.add(picture_of(page))
+        curves.add(curve_of(page))
     assert len(seen) > 3, "the count did not follow while the slider was held"
     assert len(pictures) > 3, "the picture did not follow while the slider was held"
+    assert len(curves) > 3, "the curve did not follow while the slider was held"
     page.mouse.up()
     assert len(page.evaluate("[...window.places]")) == 1, "the picture moved, or was gone"
     report(f"{page.viewport_size['width']} px, {METRICS[index]}: drag to picture", page.evaluate("window.delays"))
@@ -416,16 +431,100 @@ def test_number_out_of_range_is_explained_in_place(page, screenshots):
     old = count_of(page)
     type_limit(page, 0, "0")
     wait_until_changed(page, old)
-    message = page.locator(".raffm-problem").inner_text()
-    assert "No submodel fits" in message
-    assert "raise it to" in message
-    assert "this space reaches" in message
-    assert "opacity: 0.3" in page.locator(".raffm-explorer svg").get_attribute("style").replace(":0", ": 0")
+    assert "No submodel fits" in page.locator(".raffm-problem").inner_text()
+    least = page.locator(".raffm-wrong").inner_text()
+    assert least.startswith("at least ")
+    assert "opacity: 0.3" in page.locator(".raffm-widths svg").get_attribute("style").replace(":0", ": 0")
     assert button_of(page, "Evaluate").is_disabled()
     shoot(page, screenshots, "3_nothing_fits")
-    type_limit(page, 0, "1000000000")
+    type_limit(page, 0, least.removeprefix("at least "))
     page.locator(".raffm-problem").wait_for(state="detached")
     assert button_of(page, "Evaluate").is_enabled()
+    type_limit(page, 0, "1000000000")
+    page.get_by_text("all there are").wait_for()
+
+
+def test_a_comma_is_a_decimal_point_and_nonsense_is_said(page):
+    take_off_limits(page)
+    count = count_of(page)
+    type_limit(page, 0, "62,5 %")
+    wait_until_changed(page, count)
+    assert "62.5% of the full" in page.locator(".raffm-limit").first.inner_text()
+    _, field = slider_of(page, 0)
+    amount = field.input_value()
+    type_limit(page, 0, "much")
+    page.locator(".raffm-wrong", has_text="is not a number").wait_for()
+    assert field.input_value() == amount
+
+
+def test_the_curve_chooses_a_budget_by_mouse_and_by_key(page, screenshots):
+    take_off_limits(page, "best predicted")
+    curve, (handle, field) = page.locator(".raffm-curve"), slider_of(page, 0)
+    curve.scroll_into_view_if_needed()
+    box, value = curve.bounding_box(), handle.get_attribute("aria-valuenow")
+    page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    page.wait_for_function("() => document.querySelector('.raffm-limit input').value !== ''")
+    assert handle.get_attribute("aria-valuenow") != value
+    assert page.locator(".raffm-curve .raffm-out").count() == 1
+    amounts = [float(field.input_value().replace(",", ""))]
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowRight", "Home"):
+        said = curve.get_attribute("aria-valuetext")
+        page.keyboard.press(key)
+        page.wait_for_function(
+            "old => document.querySelector('.raffm-curve').getAttribute('aria-valuetext') !== old", arg=said
+        )
+        amounts.append(float(field.input_value().replace(",", "")))
+    assert amounts[0] > amounts[1] > amounts[2] < amounts[3]
+    assert amounts[4] <= min(amounts)
+    assert curve.evaluate("node => node === document.activeElement"), "the notebook took the key"
+    page.keyboard.press("End")
+    page.wait_for_function("() => document.querySelector('.raffm-limit input').value === ''")
+    shoot(page, screenshots, "2_curve")
+
+
+def test_two_are_compared(page, screenshots):
+    show_another(page)
+    for times in range(2):
+        button_of(page, "Evaluate").click()
+        page.get_by_text("95% interval", exact=False).first.wait_for()
+        page.locator(".raffm-result b", has_text="Accuracy").wait_for()
+        if not times:
+            button_of(page, "Hold").click()
+            show_another(page)
+    page.locator(".raffm-compared", has_text="paired").wait_for()
+    shoot(page, screenshots, "6_compared")
+    button_of(page, "Hold").click()
+    button_of(page, "Let go").click()
+    page.locator(".raffm-compared").wait_for(state="detached")
+
+
+def test_a_layer_says_its_widths(page):
+    layer = page.locator(".raffm-layer").nth(1)
+    said = layer.locator(".raffm-said")
+    assert not said.is_visible()
+    layer.focus()
+    assert said.is_visible()
+    assert said.text_content() == layer.get_attribute("aria-label")
+    assert said.text_content().startswith("layer 1: attention ")
+
+
+def test_all_controls_have_names(page):
+    for role in ("slider", "textbox", "button"):
+        controls = page.locator(".raffm-explorer").get_by_role(role)
+        assert controls.count() > 3
+        named = page.locator(".raffm-explorer").get_by_role(role, name=re.compile(r"\w"))
+        assert named.count() == controls.count(), role
+
+
+def test_sliders_curve_prediction_and_evaluate_are_in_one_view(page):
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.locator(".raffm-explorer").evaluate("node => node.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(300)
+    shown = page.locator(".jp-WindowedPanel-outer").first.bounding_box()
+    bottom = shown["y"] + shown["height"]
+    for part in (".raffm-limit >> nth=-1", ".raffm-curve", ".raffm-widths", ".raffm-predicted", ".raffm-result"):
+        box = page.locator(f".raffm-explorer {part}").bounding_box()
+        assert shown["y"] - 1 <= box["y"] < box["y"] + box["height"] <= bottom + 1, part
 
 
 def test_a_device_sets_its_limits(page):
@@ -437,7 +536,7 @@ def test_a_device_sets_its_limits(page):
     page.wait_for_timeout(1000)  # whatever the sliders answer must not undo it
     assert chosen(page, "Device") == "Jetson AGX Orin"
     assert "85.0% of the full" in page.locator(".raffm-explorer").inner_text()
-    type_limit(page, 1, "0")
+    type_limit(page, 1, "0%")
     page.locator(".raffm-problem").wait_for()
     assert chosen(page, "Device") == OWN_LIMITS
     assert "85.0% of the full" in page.locator(".raffm-explorer").inner_text()
@@ -491,11 +590,12 @@ def test_evaluate_shows_accuracy_with_interval_among_the_rows(page, screenshots)
     for _ in range(2):
         show_another(page)
         rows = max(1, page.locator(".raffm-past tr").count())
-        picture = page.locator(".raffm-explorer img").get_attribute("src")
+        curve = curve_of(page)
         button_of(page, "Evaluate").focus()
         page.keyboard.press("Enter")
         page.wait_for_function("n => document.querySelectorAll('.raffm-past tr').length === n", arg=rows + 1)
-        assert page.locator(".raffm-explorer img").get_attribute("src") != picture
+        assert curve_of(page) != curve
+        assert "measured" in curve_of(page)
     text = page.locator(".raffm-explorer").inner_text()
     assert "Accuracy" in text
     assert "95% interval" in text
@@ -543,15 +643,15 @@ def test_every_control_is_reached_by_the_tab_key(page):
     page.locator(".raffm-explorer .widget-toggle-button").first.focus()
     reached = []
     for _ in range(60):
-        reached.append(page.evaluate("(document.activeElement.textContent || document.activeElement.className).trim()"))
+        reached.append(page.evaluate(NAME_OF_ACTIVE))
         if "Copy as code" in reached[-1]:
             break
         page.keyboard.press("Tab")
     names = " ".join(reached)
     assert sum("noUi-handle" in name for name in reached) == len(METRICS)
-    for name in (OWN_LIMITS, "Raspberry Pi 4", NO_LIMITS, "best predicted", "random", "largest that fits"):
+    for name in (OWN_LIMITS, "Raspberry Pi 4", "V100", "best predicted", "random", "largest that fits"):
         assert name in names
-    for name in ("Draw another", "Evaluate", "Export", "Copy as code"):
+    for name in ("Lift all limits", "raffm-curve", "Draw another", "Evaluate", "Hold", "Export", "Copy as code"):
         assert name in names
 
 

@@ -228,10 +228,10 @@ def test_svg_is_well_formed_and_complete(layers):
     config = SubmodelConfig(288, (192,) * layers, (768,) * layers)
     full = SubmodelConfig(384, (384,) * layers, (1536,) * layers)
     root = ElementTree.fromstring(widths_svg(config, full))
-    titles = [title.text for title in root.iter("title")]
-    assert titles[0] == "hidden: 288 (75% of full)"
-    assert f"FFN, layer {layers}: 768 (50% of full)" in titles
-    assert len(titles) == 1 + 2 * layers
+    said = [layer.attrib["aria-label"] for layer in root.iter("g")]
+    assert said[0] == "hidden 288 of 384"
+    assert said[-1] == f"layer {layers}: attention 192 of 384, FFN 768 of 1,536"
+    assert len(said) == 1 + layers
     assert "288" in root.attrib["aria-label"]
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     for rect in root.iter("rect"):
@@ -248,13 +248,9 @@ def test_a_block_that_is_left_out_is_shown_as_such():
     assert "left out" in [text.get_text() for text in ax.get_legend().get_texts()]
     assert not plot_widths(CONFIG, FULL).collections
     svg = widths_svg(config, FULL)
-    titles = [title.text for title in ElementTree.fromstring(svg).iter("title")]
-    assert titles[2:6] == [
-        "attention, layer 2: left out",
-        "attention, layer 3: 384 (100% of full)",
-        "FFN, layer 1: left out",
-        "FFN, layer 2: 768 (50% of full)",
-    ]
+    said = [layer.attrib["aria-label"] for layer in ElementTree.fromstring(svg).iter("g")]
+    assert said[2] == "layer 2: attention left out, FFN 768 of 1,536"
+    assert "3 blocks left out" in svg
     assert svg.count("<path") == 3 + 1, "and one in the legend"
     assert "<path" not in widths_svg(CONFIG, FULL)
 

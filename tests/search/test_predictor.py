@@ -129,7 +129,7 @@ def test_a_note_tells_of_a_mix_of_widths_unlike_any_measured():
     even = ElasticSpace(SPACE.hidden, SPACE.attention, ((112, 96, 80),) * 6)
     predictor = AccuracyPredictor.fit(make_rows(even, 100, NOISE)[2:], SPACE)
     assert predictor.predict(SubmodelConfig(80, (40, 32) * 3, (96,) * 6)).note == ""
-    assert "leverage" in predictor.predict(SubmodelConfig(80, (40, 32) * 3, (128, 64) * 3)).note
+    assert "mix of widths" in predictor.predict(SubmodelConfig(80, (40, 32) * 3, (128, 64) * 3)).note
 
 
 def test_outside_the_data_nothing_runs_away():

@@ -134,7 +134,12 @@ def test_count_and_draw_agree_with_brute_force(case, seed):
     if not inside:
         with pytest.raises(InfeasibleBudget):
             space.sample(budget, np.random.default_rng(seed))
+        with pytest.raises(InfeasibleBudget):
+            space.reach_inside("macs", budget)
         return
+    for metric in AFFINE:
+        values = [space.cost_of(config, metric) for config in inside]
+        assert space.reach_inside(metric, budget) == (min(values), max(values))
     drawn = space.sample(budget, np.random.default_rng(seed))
     assert drawn in space
     assert drawn in set(inside)

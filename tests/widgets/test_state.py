@@ -19,10 +19,10 @@ from helpers.explorer import (
 
 from raffm_utils import Budget, RaffmError, Supernet, load_submodel
 from raffm_utils.deployment import widths_of
-from raffm_utils.search import best_submodel
+from raffm_utils.search import best_submodel, largest_submodel
 from raffm_utils.space import DEVICE_CAPS
 from raffm_utils.widgets import BEST, LARGEST, RANDOM, ExplorerState
-from raffm_utils.widgets.view import view_html
+from raffm_utils.widgets.view import count_html, widths_html
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_nothing_fits_keeps_the_last_submodel_and_says_why(state):
     state.set_limit("parameters", 10)
     assert state.count == 0
     assert state.config == last
-    assert "max_parameters=10 is too low" in state.problem
-    assert f"{state.smallest_cost.parameters:,}" in state.problem
+    assert state.problem == f"Parameters: {state.wrong['parameters']}"
+    assert state.wrong["parameters"] == "at least 0.00261\u00a0M"
     state.draw()
     assert state.count == 0
     assert state.config == last
@@ -116,16 +116,18 @@ def test_limits_that_contradict_each_other(supernet):
     assert 0 < state.count < state.total
     state.set_limit("macs", 0.5 * full.macs)
     assert state.count == 0
-    assert "nothing between these limits" in state.problem
-    assert "min_parameters" in state.problem
-    assert "max_macs" in state.problem
+    assert "not all of them together" in state.problem
+    assert "Parameters at least" in state.problem
+    assert "MACs at most" in state.problem
+    assert state.wrong == {}
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), -float("inf")])
 def test_a_limit_that_is_no_number_is_explained(state, value):
     state.set_limit("macs", value)
     assert state.count == 0
-    assert "max_macs" in state.problem
+    assert state.problem.startswith("MACs: ")
+    assert state.wrong == {"macs": "give a number above 0"}
 
 
 def test_budget_that_is_impossible_from_the_start(supernet):
@@ -192,8 +194,9 @@ def test_export_writes_the_shown_submodel_once(supernet, tmp_path):
     again = load_submodel(folder)
     assert widths_of(again) == state.config
     assert again.config.num_labels == CLASSES
-    assert state.export() is None
-    assert "is not empty" in state.failure
+    assert state.export() == folder
+    assert len(list(tmp_path.iterdir())) == 1
+    assert ExplorerState(supernet, exports=tmp_path).export().name == f"{folder.name}-2", "made by another panel"
     first = state.config
     state.draw()
     assert state.config != first
@@ -269,16 +272,27 @@ def test_presets_are_the_devices_of_the_published_settings(state):
     assert state.count == state.total
 
 
-def test_a_preset_takes_off_other_limits_until_one_is_set_by_hand(state):
-    state.set_limit("macs", state.smallest_cost.macs)
+def test_a_preset_keeps_limits_of_other_kinds_and_gives_back_those_of_its_own(state):
+    macs, parameters = 0.9 * state.full_cost.macs, 0.8 * state.full_cost.parameters
+    state.set_limit("macs", macs)
+    state.set_limit("parameters", parameters)
+    own = state.budget
+    for device in ("Dell XPS 15", "V100"):
+        state.set_preset(device)
+        assert state.budget.max_macs == macs
+        assert state.limit("parameters") == pytest.approx(DEVICE_CAPS[device] * state.full_cost.parameters)
+    state.set_preset(None)
+    assert state.budget == own
     state.set_preset("Dell XPS 15")
-    assert state.budget.max_macs is None
-    state.set_limit("macs", 0.9 * state.full_cost.macs)
+    state.set_limit("macs", 0.8 * state.full_cost.macs)
     assert state.preset is None
     assert state.limit("parameters") == pytest.approx(0.7 * state.full_cost.parameters)
     budget = state.budget
     state.set_preset(None)
     assert state.budget == budget
+    state.lift()
+    assert state.budget == Budget()
+    assert state.count == state.total
 
 
 def test_presets_of_ones_own_may_limit_several_costs_at_once(supernet):
@@ -294,7 +308,86 @@ def test_a_device_with_too_little_room_says_so(supernet):
     state = ExplorerState(supernet, presets={"button": Budget(max_parameters=5)})
     state.set_preset("button")
     assert state.count == 0
-    assert "max_parameters=5 is too low" in state.problem
+    assert "Parameters: at least" in state.problem
+
+
+# --- every limit in force ---
+
+
+def test_a_limit_without_embeddings_has_its_slider_where_they_are_the_size_or_limited(supernet):
+    words = text_supernet()
+    words.tokens = 8
+    assert "encoder_parameters" in [metric.key for metric in ExplorerState(words).metrics]
+    assert "encoder_parameters" not in [metric.key for metric in ExplorerState(supernet).metrics]
+    limited = ExplorerState(supernet, budget=Budget(max_encoder_parameters=1e9))
+    assert "encoder_parameters" in [metric.key for metric in limited.metrics]
+
+
+def test_whatever_is_limited_can_be_seen_and_lifted(supernet):
+    full = supernet.cost(supernet.full)
+    state = ExplorerState(supernet, budget=Budget(min_parameters=0.9 * full.parameters))
+    assert state.count < state.total
+    assert f"Also: Parameters at least {state.size.text(0.9 * full.parameters)}" in count_html(state)
+    state.lift()
+    assert state.count == state.total
+    assert "Also" not in count_html(state)
+
+
+@pytest.mark.parametrize("metric", ["parameters", "macs", "weight_bytes", "peak_activation_bytes"])
+def test_the_amount_that_is_said_to_be_the_least_is_enough(supernet, metric):
+    state = ExplorerState(supernet)
+    state.set_limit(metric, 1)
+    assert state.count == 0
+    known = next(known for known in state.metrics if known.key == metric)
+    state.type_limit(metric, state.wrong[metric].removeprefix("at least "))
+    assert state.count > 0
+    assert state.limit(metric) == pytest.approx(known.of(state.smallest_cost), rel=0.01)
+
+
+# --- what is in reach, and the front ---
+
+
+def test_reach_is_that_of_all_limits_together(supernet):
+    state = ExplorerState(supernet)
+    full = state.full_cost
+    assert state.reach == (state.smallest_cost.parameters, full.parameters)
+    state.set_limit("macs", 0.6 * full.macs)
+    largest = largest_submodel(supernet.space, state.budget)
+    assert state.reach[1] == supernet.cost(largest).parameters < full.parameters
+    state.set_limit("macs", 1)
+    assert state.reach is None
+
+
+def test_a_place_near_the_front_means_its_point(supernet, predictor):
+    state = ExplorerState(supernet, predictor=predictor)
+    point = state.front[len(state.front) // 2]
+    state.choose_size(point.cost * 1.0001)
+    assert state.budget.max_parameters == point.cost
+    assert state.config == point.config
+    assert len(ExplorerState(supernet).front) == 0
+
+
+def test_steps_without_a_front_reach_both_ends(state):
+    state.move(-1)
+    assert state.cost.parameters <= state.limit("parameters") < state.full_cost.parameters
+    state.move(-1000)
+    assert state.count == 1
+    state.move(1000)
+    assert state.budget == Budget()
+
+
+def test_two_evaluated_submodels_have_a_paired_difference(state):
+    first = state.evaluate()
+    state.hold()
+    assert state.difference is None, "it is the one held"
+    state.draw()
+    assert state.difference is None, "not evaluated yet"
+    second = state.evaluate()
+    assert state.difference.difference == pytest.approx(second.accuracy - first.accuracy)
+    assert state.known_of_held is first
+    state.hold()
+    state.hold()
+    assert state.held is None
 
 
 # --- policies ---
@@ -317,6 +410,7 @@ def test_best_predicted_is_shown_again_after_every_change(supernet, predictor):
         for _ in range(8):
             state.draw()
             seen.add(state.config)
+            assert (state.chosen.place > 0) == (state.config != best_submodel(supernet.space, predictor, state.budget))
             assert state.predicted.accuracy <= best
             assert state.cost.parameters <= share * state.full_cost.parameters
         assert len(seen) > 1
@@ -348,7 +442,7 @@ def test_every_policy_keeps_to_the_joint_budget_and_explains_an_impossible_one(s
             assert all(metric.of(state.cost) <= state.limit(metric.key) for metric in state.metrics)
     state.set_limit("parameters", 1)
     assert state.count == 0
-    assert "too low" in state.problem
+    assert "at least" in state.problem
     assert not state.can_draw
 
 
@@ -430,8 +524,8 @@ def test_blocks_that_may_be_left_out_are_counted_and_shown(supernet, tmp_path):
     state.set_limit("parameters", least + 0.3 * (most - least))
     present = state.config.totals.attention_blocks + state.config.totals.ffn_blocks
     assert present < 6
-    assert f"<th>Blocks</th><td>{present} of 6</td>" in view_html(state, "")
-    assert "Blocks" not in view_html(ExplorerState(supernet), ""), "nothing can be left out there"
+    assert f"{6 - present} blocks left out" in widths_html(state)
+    assert "left out</text>" not in widths_html(ExplorerState(supernet)), "nothing can be left out there"
     assert state.evaluate() is not None
     model = optional.extract(state.config)
     assert sum(p.numel() for p in model.parameters()) == state.cost.parameters
