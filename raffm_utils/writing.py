@@ -276,7 +276,10 @@ def explained(path: Path, error: type[RaffmError]) -> Iterator[None]:
         if "\0" in str(path):
             raise OSError("a name with the character 0")
         yield
-    except (OSError, UnicodeEncodeError, SafetensorError) as fault:
+    except Exception as fault:
+        # libraries in Rust may wrap what the system says in any error
+        if not isinstance(fault, OSError | UnicodeEncodeError | SafetensorError) and "(os error " not in str(fault):
+            raise
         raise error(
             f"{path} cannot be written ({fault}): make room, or give a folder that can be written; all is as it was"
         ) from fault

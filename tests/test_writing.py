@@ -5,10 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import make_model, make_supernet, make_tokenizer
 from helpers.processes import begin, end, in_child
+from matplotlib.figure import Figure
 
-from raffm_utils import writing
-from raffm_utils.errors import CheckpointError, TrainingError, printable
+from raffm_utils import Budget, deploy, export_submodel, save_figure, writing
+from raffm_utils.errors import CheckpointError, DeploymentError, RaffmError, TrainingError, printable
+from raffm_utils.federated import named_checkpoints
+from raffm_utils.supernet.checkpoints import save
 
 
 def wait_for(path) -> None:
@@ -260,3 +265,46 @@ def test_a_place_that_is_taken_for_left_behind_is_left_for_another(tmp_path, mon
     writing.write_atomically(tmp_path / "file", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert taken
+
+
+def save_tiny(path: Path) -> None:
+    supernet = make_supernet()
+    save(path, supernet.model, supernet.spec, None, torch.float32)
+
+
+PLACES = ["/sys/new", "file", "file/new", "n" * 300, "a\0b"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("error", "write"),
+    [
+        (CheckpointError, save_tiny),
+        (DeploymentError, lambda path: export_submodel(make_model("vit"), path, ("safetensors",))),
+        (DeploymentError, lambda path: deploy("none is looked for", Budget(), path, formats=("safetensors",))),
+        (CheckpointError, lambda path: named_checkpoints.train("bert-mini-movie-reviews-small-budget", path)),
+        (RaffmError, lambda path: save_figure(Figure(), "name", path)),
+    ],
+    ids=["checkpoint", "export", "deploy", "train", "figure"],
+)
+def test_every_writer_names_a_place_that_cannot_be_written_before_it_works(tmp_path, place, error, write):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(error, match=r"(cannot be written|is a file).*give") as told:
+        write(tmp_path / place)
+    assert type(told.value) is error
+    assert printable(place)[-3:] in str(told.value)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "mine")]
+
+
+@pytest.mark.parametrize("room", [0, 300, 1000, 3000, 20_000])
+def test_a_disk_that_runs_full_leaves_what_was_there(tmp_path, room):
+    folder = tmp_path / "folder"
+    supernet, tokenizer = make_supernet("bert"), make_tokenizer("bert")
+    save(folder, supernet.model, supernet.spec, tokenizer, torch.float32)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert max(map(len, before.values())) > room
+    other = make_supernet("bert", seed=1)
+    said = in_child(lambda: save(folder, other.model, other.spec, tokenizer, torch.float32), room)
+    assert said.startswith(f"CheckpointError: {folder} cannot be written (")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

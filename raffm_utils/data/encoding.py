@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 import warnings
 import zlib
@@ -284,13 +285,12 @@ def encode_cached(
     versions = [f"{library} {version(library)}" for library in ("transformers", "tokenizers", "pillow")]
     folder = cache_folder()
     path = folder / f"{digest(fingerprint, str(ENCODING_VERSION), *versions)[:40]}.safetensors"
-    if path.exists():
+    if os.path.exists(path):  # unlike `Path.exists`, no for a name that cannot be
         try:
             return encoding.restore(_read(path), len(raw), processor)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}) and is made again", stacklevel=3)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:  # two processes at once both end with a whole file
             tensors = encoding.encode(raw, processor)
             save_file(tensors, part, metadata={"checksum": _checksum(tensors)})

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from ..data import SPLIT_SEED, Split, load_split
-from ..errors import TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..evaluation import Evaluation, evaluate
 from ..files import RUNS_FOLDER
 from ..space import SIZE_TOKENS, family_of, near_share
 from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
-from ..writing import write_atomically
+from ..writing import check_target, explained, write_atomically
 from . import foundations
 from .classifier import calibrate_classifier, fit_classifier
 from .influence import with_zero
@@ -179,10 +179,15 @@ RECIPES = {
 
 
 def train(name: str, folder: Path | None = None) -> Path:
-    """Train a named checkpoint (resuming what `runs/<name>` holds) and write it; returns its folder."""
+    """Train a named checkpoint (resuming what `runs/<name>` holds) and write it; returns its folder.
+
+    Raises `TrainingError` or `CheckpointError`, before any training, if `folder` holds anything but a checkpoint, or
+    cannot be written to.
+    """
     if name not in RECIPES:
         raise TrainingError(f"no recipe {name!r}: known are {', '.join(RECIPES)}")
-    named, folder = RECIPES[name], folder or checkpoints.BUNDLED_FOLDER / name
+    named, folder = RECIPES[name], Path(folder or checkpoints.BUNDLED_FOLDER / name).expanduser()
+    check_target(folder, CheckpointError, checkpoints.CONFIG_FILE)
     supernet, processor = start(named)
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
@@ -211,7 +216,9 @@ def train(name: str, folder: Path | None = None) -> Path:
     provenance["accuracy"] = {size: _describe(result, "test") for size, result in measured.items()}
     provenance["last_round"] = results[-1].to_json()
     checkpoints.save(folder, supernet.model, _spec(named, provenance), processor, torch.float16)
-    write_atomically(folder / "README.md", checkpoint_card(name, _provenance(named), named.parts, supernet, measured))
+    card = checkpoint_card(name, _provenance(named), named.parts, supernet, measured)
+    with explained(folder, CheckpointError):
+        write_atomically(folder / "README.md", card)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,8 @@ def _run(
         "validation": validation.fingerprint,
     }
     results = _resume(folder, identity, kept)
+    if len(results) < recipe.rounds:
+        _check_room(folder, kept)
     recipe = replace(recipe, autocast=recipe.autocast and _native_bfloat16())
     shards = [train.subset(part) for part in partition(train.labels, recipe.clients, recipe.dirichlet, recipe.seed)]
     # clients tell the server how much they count, not their data
@@ -274,6 +277,16 @@ def _save(folder: Path, identity: dict[str, Any], results: list[RoundResult], ke
         with replacing(folder / STATE_FILE) as part:
             save_file(tensors, part, metadata=metadata)
         _write_log(folder, results)
+
+
+def _check_room(folder: Path, kept: dict[str, State]) -> None:
+    """Raise `TrainingError`, before anything is trained, if the disk has no room for another state."""
+    needed = sum(tensor.nbytes for state in kept.values() for tensor in state.values())
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise TrainingError(
+            f"{folder}: a state takes {needed / 1e6:,.1f} MB, and the last two are kept, but the disk has "
+            f"{free / 1e6:,.1f} MB left: make room, or give another folder"
+        )
 
 
 def _keep_last(folder: Path) -> None:

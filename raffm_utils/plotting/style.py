@@ -6,14 +6,15 @@ Colours are from the palette of Okabe and Ito, which colour-blind readers can te
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
+from ..errors import RaffmError
 from ..files import REPOSITORY
+from ..writing import explained, replacing
 
 FIGURES = REPOSITORY / "figures"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
@@ -64,13 +65,20 @@ def logarithmic(ax: "Axes") -> None:
 
 
 def save_figure(fig: "Figure", name: str, folder: str | Path = FIGURES) -> list[Path]:
-    """Write `name.png` (150 dpi) and `name.svg`; the same drawing gives the same bytes."""
+    """Write `name.png` (150 dpi) and `name.svg`; the same drawing gives the same bytes.
+
+    Raises `RaffmError` where they cannot be written.
+    """
     from matplotlib import rc_context
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with rc_context({"svg.hashsalt": name}):
-        fig.savefig(paths[0], dpi=150, bbox_inches="tight", metadata={"Software": None})
-        fig.savefig(paths[1], bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    folder = Path(folder).expanduser()
+    options: dict[str, dict[str, Any]] = {
+        "png": {"dpi": 150, "metadata": {"Software": None}},
+        "svg": {"metadata": {"Date": None, "Creator": None}},
+    }
+    paths = [folder / f"{name}.{kind}" for kind in options]
+    with explained(folder, RaffmError), rc_context({"svg.hashsalt": name}):
+        for path, own in zip(paths, options.values(), strict=True):
+            with replacing(path) as part:
+                fig.savefig(part, bbox_inches="tight", **own)
     return paths

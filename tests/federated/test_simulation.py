@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import make_supernet
 from helpers.federated import RECIPE, learnable_split, make_even_supernet, one_thread, run_tiny  # noqa: F401
+from helpers.processes import in_child
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -372,6 +373,22 @@ def test_a_run_whose_last_state_is_damaged_goes_on_from_the_one_before(tmp_path,
     assert (damaged.read_bytes() if damaged.exists() else b"") == harmed
     assert_same(run_tiny(tmp_path), uninterrupted)
     assert "going on" not in capsys.readouterr().out
+
+
+def test_a_disk_without_room_for_a_state_is_told_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(simulation, "local_update", lambda *arguments: pytest.fail("trained"))
+    free = shutil.disk_usage(tmp_path)._replace(free=200_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(TrainingError, match=rf"{tmp_path}: a state takes .* MB.* 0.2 MB left: make room"):
+        run_tiny(tmp_path)
+    assert names_in(tmp_path) == []
+
+
+def test_a_disk_that_runs_full_is_named_and_nothing_is_left(tmp_path):
+    assert in_child(lambda: run_tiny(tmp_path, recipe=replace(RECIPE, rounds=1)), 20_000).startswith(
+        f"TrainingError: {tmp_path} cannot be written ("
+    )
+    assert names_in(tmp_path) == []
 
 
 def test_two_damaged_states_are_named_and_left_alone(tmp_path, uninterrupted):
