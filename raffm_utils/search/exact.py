@@ -199,6 +199,7 @@ class _Search:
             values = ffn[n] + self.score.total_scores(Axis.FFN, region.hidden, np.full(len(totals), n), totals)
             columns = highest_between(values, first[some], last[some])
             scores = attention[some] + values[columns]
+            scores += self.score.joint_scores(region.hidden, region.blocks[some], region.total[some], n)
             place = int(scores.argmax())
             if scores[place] > best.score:
                 best = _Candidate(float(scores[place]), region, int(some[place]), n, int(columns[place]))
@@ -238,6 +239,9 @@ class _Size:
         _, *prices = self._affine[hidden]
         per_width, per_block = prices[:2] if axis is Axis.ATTENTION else prices[2:]
         return per_width * totals.astype(float) + per_block * blocks
+
+    def joint_scores(self, hidden: int, blocks: np.ndarray, totals: np.ndarray, ffn_blocks: int) -> np.ndarray:
+        return np.zeros(len(blocks))
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         choices = self._widest[axis]

@@ -1,9 +1,10 @@
 """Accuracy as a sum of terms that dynamic programming can maximise exactly, fitted by ridge regression.
 
 At a given hidden width the sum has one term for the total attention width and the number of attention blocks, one for
-those of the FFN, and one for each width of each layer. The totals carry curvature and interact with the hidden width;
-the layers distinguish submodels of equal totals. A block that is left out is a category, not a small width. Losses on
-the same examples show what a width does more finely than right answers: a surface fitted to them may guide the other.
+those of the FFN, one for attention together with the number of FFN blocks, and one for each width of each layer. The
+totals carry curvature and interact with the hidden width; the layers distinguish submodels of equal totals. A block
+that is left out is a category, not a small width. Losses on the same examples show what a width does more finely than
+right answers: a surface fitted to them may guide the other.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,16 @@ WIDTH_AXES = ((Axis.ATTENTION, "attention"), (Axis.FFN, "ffn"))
 
 
 class Additive(Protocol):
-    """A score of submodels: `base + total_scores of both axes + layer_scores of both axes in every layer`."""
+    """A score of submodels: `base + total_scores of both axes + joint_scores + layer_scores in every layer`."""
 
     def base(self, hidden: int) -> float:
         """The term of the hidden width alone."""
 
     def total_scores(self, axis: Axis, hidden: int, blocks: np.ndarray, totals: np.ndarray) -> np.ndarray:
         """The term of each number of blocks and total width (attention or FFN) at one hidden width."""
+
+    def joint_scores(self, hidden: int, blocks: np.ndarray, totals: np.ndarray, ffn_blocks: int) -> np.ndarray:
+        """The term of each number of blocks and total width of attention beside so many FFN blocks."""
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         """The term of each width of one layer, the same at every hidden width."""
@@ -40,10 +44,10 @@ class Terms:
 
     Columns: hidden `h`, `h**2`; total attention `a`, `a**2`, `h a`; total FFN `f`, `f**2`, `h f`, of which totals are
     on a logarithmic scale; for every layer its attention width less the mean, its FFN width less the mean; the same of
-    squares. Where blocks may be left out there are
-    also their share `b` (-1: all that may), `b**2`, `h b`, for each axis; and for each of these blocks whether it is
-    there (-1 or 1), less `b`. Beyond the measured range, `h`, `a` and `f` are clipped: a square would be meaningless
-    there.
+    squares. Where blocks may be left out there are also their share `b` (-1: all that may), `b**2`, `h b`, for each
+    axis; where they may on both axes, the share of FFN blocks times that of attention blocks and times `a`, since the
+    one is of little use without the other; and for each of these blocks whether it is there (-1 or 1), less `b`. Beyond
+    the measured range, `h`, `a` and `f` are clipped: a square would be meaningless there.
     """
 
     def __init__(self, space: ElasticSpace, measured: Sequence[SubmodelConfig]) -> None:
@@ -72,6 +76,11 @@ class Terms:
         low, high = ([(1 - share) * a[side] + share * b[side] for share, a, b in between] for side in (0, 1))
         return min(low), max(high)
 
+    @property
+    def joint(self) -> int:
+        """How many columns are of both axes together."""
+        return 2 if all(self.optional.values()) else 0
+
     def hidden(self, width: int) -> float:
         """A hidden width, scaled."""
         return float(_scaled(min(max(width, self.narrowest), self.widest), self._hidden[-1], self._hidden[0]))
@@ -97,6 +106,7 @@ class Terms:
         """The columns of one submodel."""
         h = self.hidden(config.hidden)
         shared, blocks, linear, square, present = [h, h * h], [], [], [], []
+        shares, sizes = [], []
         for axis, name in WIDTH_AXES:
             widths = np.array(getattr(config, name))
             mean, within = (float(value) for value in self.total(axis, config.hidden, widths.sum()))
@@ -107,8 +117,11 @@ class Terms:
             if optional := self.optional[axis]:
                 share = float(self.share(axis, np.array(np.count_nonzero(widths))))
                 blocks += [share, share**2, h * share]
+                shares.append(share)
+                sizes.append(within)
                 present.append(np.where(widths[optional] > 0, 1.0, -1.0) - share)
-        return np.concatenate([shared, blocks, *linear, *square, *present])
+        joint = [shares[0] * shares[1], sizes[0] * shares[1]] if len(shares) == 2 else []
+        return np.concatenate([shared, blocks, joint, *linear, *square, *present])
 
     def weights(self, layer_weight: float) -> np.ndarray:
         """Prior sizes of the coefficients: what columns are multiplied by before ridge regression."""
@@ -116,7 +129,7 @@ class Terms:
         optional = [len(layers) for layers in self.optional.values() if layers]
         return np.concatenate(
             [
-                shared + [1, CURVATURE, CURVATURE] * len(optional),
+                shared + [1, CURVATURE, CURVATURE] * len(optional) + [CURVATURE] * self.joint,
                 np.repeat((layer_weight, CURVATURE * layer_weight), 2 * self.layers),
                 np.full(sum(optional), layer_weight),
             ]
@@ -131,8 +144,8 @@ class Surface:
         self.coefficients = coefficients
         self.constant = constant
         optional = {axis: layers for axis, layers in terms.optional.items() if layers}
-        sizes = [8, 3 * len(optional), 4 * terms.layers]
-        _, blocks, single, present = np.split(coefficients, np.cumsum(sizes))
+        sizes = [8, 3 * len(optional), terms.joint, 4 * terms.layers]
+        _, blocks, self._joint, single, present = np.split(coefficients, np.cumsum(sizes))
         self._single = single.reshape(2, 2, terms.layers)  # linear or square, axis, layer
         self._blocks = dict(zip(optional, blocks.reshape(-1, 3), strict=True))
         self._present: dict[Axis, dict[int, float]] = {axis: {} for axis, _ in WIDTH_AXES}
@@ -159,6 +172,16 @@ class Surface:
             own += share * (linear + square * share + product * h - sum(self._present[axis].values()))
         # layers count by how they differ from the total: that part of their terms is taken away here
         return own - mean * (self._single[0, number].sum() + self._single[1, number].sum() * mean)
+
+    def joint_scores(self, hidden: int, blocks: np.ndarray, totals: np.ndarray, ffn_blocks: int) -> np.ndarray:
+        """See `Additive`."""
+        if not len(self._joint):
+            return np.zeros(len(blocks))
+        share = float(self.terms.share(Axis.FFN, np.array(ffn_blocks)))
+        _, within = self.terms.total(Axis.ATTENTION, hidden, totals)
+        both, size = self._joint
+        found: np.ndarray = share * (both * self.terms.share(Axis.ATTENTION, blocks) + size * within)
+        return found
 
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         """See `Additive`."""

@@ -59,6 +59,11 @@ class Tables:
             ]
         )
 
+    def joint_scores(self, hidden: int, blocks: np.ndarray, totals: np.ndarray, ffn_blocks: int) -> np.ndarray:
+        return np.array(
+            [self._random(4, hidden, int(n), int(total), ffn_blocks) for n, total in zip(blocks, totals, strict=True)]
+        )
+
     def layer_scores(self, axis: Axis, layer: int, widths: np.ndarray) -> np.ndarray:
         return np.array([self._random(3, axis is Axis.FFN, layer, int(width)) for width in widths])
 
@@ -72,6 +77,8 @@ class Tables:
 def score(additive: Any, config: SubmodelConfig) -> float:
     """The sum that searching maximises, term by term."""
     value = additive.base(config.hidden)
+    blocks, totals = np.array([np.count_nonzero(config.attention)]), np.array([sum(config.attention)])
+    value += float(additive.joint_scores(config.hidden, blocks, totals, np.count_nonzero(config.ffn))[0])
     for axis, widths in ((Axis.ATTENTION, config.attention), (Axis.FFN, config.ffn)):
         blocks, totals = np.array([np.count_nonzero(widths)]), np.array([sum(widths)])
         value += float(additive.total_scores(axis, config.hidden, blocks, totals)[0])
