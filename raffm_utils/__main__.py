@@ -15,12 +15,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     figures_parser = commands.add_parser("figures", help="evaluate a fresh sample of submodels and draw the figures")
     figures_parser.add_argument("--submodels", type=int, default=12, help="fresh submodels of each checkpoint (12)")
-    figures_parser.add_argument("--examples", type=int, default=2000, help="test examples for each (2000)")
+    figures_parser.add_argument("--examples", type=int, help="test examples for each (those of the stored sweep)")
     figures_parser.add_argument("--seed", type=int, help="draw the same sample again (default: a new one)")
     sweep_parser = commands.add_parser("sweep", help="evaluate many submodels, resumably, for figures/data/")
     sweep_parser.add_argument("name", help="a bundled checkpoint, a folder, or a hub id")
     sweep_parser.add_argument("--submodels", type=int, default=300, help="spread evenly over size (300)")
-    sweep_parser.add_argument("--examples", type=int, default=2000, help="examples for each (2000)")
+    sweep_parser.add_argument("--examples", type=int, help="for each (2000; with --front those of the stored sweep)")
     sweep_parser.add_argument(
         "--split", choices=("test", "validation"), default="test", help="validation: what choices are made on"
     )
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--front",
         type=int,
         metavar="N",
-        help="only those chosen at up to N sizes by the stored sweep on validation, on all of the test split",
+        help="only those chosen at up to N sizes by the stored sweep on validation, on test",
     )
     train_parser = commands.add_parser("train", help="train a named checkpoint, resumably; without a name, list them")
     train_parser.add_argument("name", nargs="?")
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "figures":
             redraw(options.submodels, options.examples, options.seed)
         elif options.command == "sweep" and options.front is not None:
-            sweep_front(options.name, options.front, None)
+            sweep_front(options.name, options.front, options.examples)
         elif options.command == "sweep":
-            examples = None if options.ends else options.examples
+            examples = None if options.ends else options.examples or 2000
             sweep_checkpoint(options.name, None if options.ends else options.submodels, examples, options.split)
         elif options.command == "deploy":
             limits = {f"max_{metric}": getattr(options, f"max_{metric}") for metric in (*METRICS, LATENCY, PEAK)}

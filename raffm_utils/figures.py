@@ -35,10 +35,11 @@ SETTINGS_STEM, HETEROGENEITY_STEM = "vit_cifar10_settings", "heterogeneity"
 HETEROGENEITY = REPOSITORY / "benchmarks" / "heterogeneity.json"
 
 
-def redraw(submodels: int, examples: int, seed: int | None) -> None:
+def redraw(submodels: int, examples: int | None, seed: int | None) -> None:
     """Evaluate a fresh sample of every bundled checkpoint and draw it over its stored sweep.
 
-    Where the checkpoint or its data are not available, the stored sweep is drawn alone. Raises `CheckpointError`
+    Without a number of examples, those of the stored sweep are taken, so that all points can be compared. Where the
+    checkpoint or its data are not available, the stored sweep is drawn alone. Raises `CheckpointError`
     when no checkpoint is bundled.
     """
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
@@ -76,11 +77,12 @@ def _rows(name: str, part: str = "") -> list[SweepRow]:
     return [row for row in read_sweep(path) if row.split == "test"] if path.exists() else []
 
 
-def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> None:
+def _with_fresh_sample(name: str, submodels: int, examples: int | None, seed: int) -> None:
     from .data import load_split
 
     supernet = Supernet.from_pretrained(name, tokens=SIZE_TOKENS)
     space, metric = supernet.space, supernet.family.size_metric
+    examples = examples or _examples(supernet)
     print(f"{name}: {space.count():,} submodels in the space")
     data = load_split(supernet.spec.dataset, "test", limit=examples, processor=supernet.processor)
     configs = spread_over_size(space, submodels, np.random.default_rng(seed), metric)
@@ -99,6 +101,12 @@ def _with_fresh_sample(name: str, submodels: int, examples: int, seed: int) -> N
     front = [row for row in _rows(name, FRONT) if row.fingerprint == fingerprint]
     title = f"{supernet.family.label} Scaled Model Performance"
     _draw(name, title, stored, metric, live=live, front=front, full=full, smallest=smallest, count=space.count())
+
+
+def _examples(supernet: Supernet) -> int | None:
+    """How many test examples the stored sweep is on; None: nothing is stored."""
+    fingerprint = supernet.fingerprint()
+    return next((row.examples for row in _rows(supernet.name) if row.fingerprint == fingerprint), None)
 
 
 def _stored(name: str, rows: list[SweepRow]) -> None:
@@ -178,7 +186,8 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
 def sweep_front(name: str, sizes: int, examples: int | None, seed: int = 0) -> None:
     """Choose submodels by the stored sweep on validation, at up to `sizes` sizes, and measure them on test.
 
-    They are those of `search.pareto_front`. Rows go to `figures/data/front/`.
+    They are those of `search.pareto_front`. Rows go to `figures/data/front/`: those on the examples of the stored
+    sweep, the default, to the file that figures are drawn from, others to one with their number in its name.
     """
     from .data import load_split
 
@@ -188,8 +197,10 @@ def sweep_front(name: str, sizes: int, examples: int | None, seed: int = 0) -> N
     own = [row for row in rows if row.fingerprint == supernet.fingerprint()]
     predictor = search.AccuracyPredictor.fit(own, space, seed=seed)
     chosen = [point.config for point in search.pareto_front(space, predictor, metric, sizes)]
-    data = load_split(supernet.spec.dataset, "test", limit=examples, processor=supernet.processor)
-    path = plotting.FIGURES / "data" / FRONT / f"{supernet.name}.jsonl"
+    stored = _examples(supernet)
+    data = load_split(supernet.spec.dataset, "test", limit=examples or stored, processor=supernet.processor)
+    other = f"-{len(data)}" if stored and len(data) != stored else ""
+    path = plotting.FIGURES / "data" / FRONT / f"{supernet.name}{other}.jsonl"
     _print_sizes(supernet, evaluation.sweep(supernet, chosen, data, path, seed=seed))
 
 

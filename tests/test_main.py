@@ -200,6 +200,21 @@ def test_sweep_of_the_front_measures_what_is_chosen_on_validation_and_figures_sh
     assert drawn[0]["front"] == rows
 
 
+def test_figures_compare_what_was_measured_on_the_same_examples(project, monkeypatch):
+    for command in (["--split", "validation", "--submodels", "40"], ["--submodels", "4"], ["--front", "3"]):
+        assert commands.main(["sweep", "tiny", *command, *(["--examples", "40"] * (command[0] != "--front"))]) == 0
+    assert commands.main(["sweep", "tiny", "--front", "3", "--examples", "60"]) == 0
+    front = project.figures / "data" / "front"
+    assert {row.examples for row in read_sweep(front / "tiny.jsonl")} == {40}
+    assert {row.examples for row in read_sweep(front / "tiny-60.jsonl")} == {60}
+    drawn = []
+    plot = plotting.plot_accuracy_vs_parameters
+    monkeypatch.setattr(plotting, "plot_accuracy_vs_parameters", lambda r, **k: drawn.append((r, k)) or plot(r, **k))
+    assert commands.main(["figures", "--submodels", "3"]) == 0
+    rows, given = drawn[0]
+    assert {row.examples for row in [*rows, *given["live"], *given["front"], given["full"]]} == {40}
+
+
 # --- figures ---
 
 FIGURES = ["figures", "--submodels", "3", "--examples", "40", "--seed", "5"]
