@@ -14,7 +14,7 @@ import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import CheckpointError, printable
+from ..errors import CheckpointError, printable, shown
 from ..files import REPOSITORY, read_json
 from ..hub import download
 from ..space import Family, family_of
@@ -48,9 +48,9 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
             "the name of the checkpoint is empty: give a path, a bundled name, or '.' for this folder"
         )
     text, local = str(name), Path(os.path.abspath(os.path.expanduser(name)))
-    if not local.is_dir() and text in bundled():
+    if not os.path.isdir(local) and text in bundled():
         local = BUNDLED_FOLDER / text
-    if local.is_dir():
+    if os.path.isdir(local):  # unlike a Path, not troubled by a name that the system refuses
         if revision is not None:
             raise CheckpointError(f"revision={revision!r}: {local} has no revisions: leave it out, or give a hub id")
         return local
@@ -62,8 +62,8 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         )
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise CheckpointError(
-            f"no checkpoint {text!r}: it is neither a folder nor bundled (there are: {', '.join(bundled()) or 'none'})"
-            "; give a path, one of these names, or a hub id such as 'owner/name'"
+            f"no checkpoint {shown(text)}: it is neither a folder nor bundled (there are: "
+            f"{', '.join(bundled()) or 'none'}); give a path, one of these names, or a hub id such as 'owner/name'"
         )
     # no *.py: nothing from a checkpoint is ever run
     return download(text, ["*.json", "*.txt", "*.model", *WEIGHT_FILES, *SHARDS], revision)

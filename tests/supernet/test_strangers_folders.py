@@ -268,6 +268,13 @@ def test_what_is_no_ordinary_file(folder, tmp_path, kind, file):
     assert told.startswith(f"{folder / file} {said.get(kind, 'is a pipe, a socket or a device')}"), told
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "x\0y", "x/" + "y" * 5000, "x/\0"])
+def test_names_that_the_system_refuses(name):
+    with pytest.raises(CheckpointError) as error:
+        Supernet.from_pretrained(name)
+    assert str(error.value).isprintable()
+
+
 def test_links_to_ordinary_files_are_followed_as_in_the_cache_of_the_hub(folder, tmp_path):
     (tmp_path / "snapshot").mkdir()
     shutil.copytree(folder, tmp_path / "blobs")
