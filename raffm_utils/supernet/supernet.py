@@ -108,7 +108,7 @@ class Supernet:
         Example:
             >>> supernet = Supernet.from_pretrained("vit-small-fashion-mnist-large-budget")
             >>> supernet.cost(supernet.space.smallest()).macs
-            127902288
+            12040080
 
         `tokens` replaces `Supernet.tokens` for this call; image models ignore both.
         """

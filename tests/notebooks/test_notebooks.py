@@ -29,6 +29,7 @@ FAST: dict[str, Any] = {
     "EVALUATION_EXAMPLES": 64,
     "LIVE_SUBMODELS": 2,
     "CANDIDATES": 2,
+    "RANDOM_SUBMODELS": 2,
     "VALIDATION_EXAMPLES": 64,
     "LATENCY_SECONDS": 2,
     "SHOWN": 3,
