@@ -189,7 +189,7 @@ def test_every_format_was_compared_and_measured(made):
         assert found.evaluation.low <= found.evaluation.accuracy <= found.evaluation.high
     assert json.loads((made.folder / "submodel.json").read_text()) == json.loads(json.dumps(made.export.to_json()))
     card = (made.folder / "README.md").read_text()
-    assert "datasets: [made_up]" in card
+    assert 'datasets: ["made_up"]' in card
     assert "of the scalable network `tiny`" in card
     for found in made.export.formats:
         assert f"`{found.file}`" in card
@@ -387,10 +387,13 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
     ("damage", "said"),
     [
         (lambda folder: (folder / "submodel.json").unlink(), "submodel.json is missing"),
-        (lambda folder: (folder / "submodel.json").write_text("{"), "not a description"),
+        (lambda folder: (folder / "submodel.json").write_text("{"), "not JSON"),
         (lambda folder: (folder / "submodel.json").write_text("[]"), "not a description"),
         (lambda folder: (folder / "submodel.json").write_text('{"stock": 1}'), "not a description"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "vit", "hidden_size": -4}'), "config.json"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "vit", "hidden_size": -4}'),
+            "submodel.json",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x"), "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
         (lambda folder: _edit(folder, hidden=26), r"do not fit submodel.json .*needed"),

@@ -19,6 +19,7 @@ from helpers.federated import (
     one_thread,  # noqa: F401
 )
 from PIL import Image
+from safetensors.torch import load_file
 
 from raffm_utils.data import DATASETS, SPLIT_SEED
 from raffm_utils.errors import TrainingError
@@ -130,7 +131,7 @@ def test_training_writes_a_checkpoint_that_loads_back(tiny, capsys):
             assert said[key] == pytest.approx(getattr(measured, key), abs=1e-9)
     assert provenance["accuracy"]["full"]["low"] > 0.5
 
-    dtypes = {tensor.dtype for tensor in recipes.checkpoints.load_file(tiny.folder / "model.safetensors").values()}
+    dtypes = {tensor.dtype for tensor in load_file(tiny.folder / "model.safetensors").values()}
     assert dtypes == {torch.float16}
 
 
