@@ -35,7 +35,7 @@ busy = { $(1) & pid=$$!; trap 'kill $$pid 2>/dev/null; exit 130' INT TERM; n=0; 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup figures lab train test test-fast coverage lint format notebooks clean
+.PHONY: help setup figures animation lab train test test-fast coverage lint format notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ setup: $(DEPLOY) ## make the environment in .venv (every other target does so by
 
 figures: $(CORE) ## evaluate a fresh sample of submodels and draw the figures
 	$(PY) -m raffm_utils figures $(ARGS)
+
+animation: $(TEST) ## make figures/panel.gif in a headless browser
+	HF_HUB_OFFLINE=1 $(PY) tests/browser/animation.py $(ARGS)
 
 lab: $(DEPLOY) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port 8890")
 	$(PY) -m jupyter lab notebooks/ --ServerApp.ip=127.0.0.1 $$([ "$$(id -u)" -ne 0 ] || echo --allow-root) $(LAB_ARGS)

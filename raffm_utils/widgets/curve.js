@@ -40,13 +40,17 @@ function render({ model, el }) {
     model.send({ steps: KEYS[event.key] });
   });
 
-  // Handles of sliders have no name of their own: they take that of the field beside them.
+  // Handles of sliders have no name of their own, and say the position, not the limit: both stand beside them.
   let tries = 100;
   const name = () => {
     const rows = el.closest(".raffm-explorer")?.querySelectorAll(".raffm-limit") ?? [];
-    const handles = [...rows].map((row) => [row.querySelector(".noUi-handle"), row.querySelector("label")]);
-    if (rows.length && handles.every(([handle, label]) => handle && label)) {
-      for (const [handle, label] of handles) handle.setAttribute("aria-label", `${label.textContent}, at most`);
+    const parts = [...rows].map((row) => [".noUi-handle", "label", ".widget-html-content"].map((part) => row.querySelector(part)));
+    if (rows.length && parts.flat().every(Boolean)) {
+      for (const [handle, label, share] of parts) {
+        share.id ||= `raffm-${Math.random().toString(36).slice(2)}`;
+        handle.setAttribute("aria-label", `${label.textContent}, at most`);
+        handle.setAttribute("aria-describedby", share.id);
+      }
     } else if (tries-- > 0) setTimeout(name, 100);
   };
   name();

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Protocol
 
-from ..plotting import BLUE, GREEN, ORANGE, VERMILION, is_wide
+from ..plotting import GREEN, ORANGE, VERMILION, is_wide
 from .metrics import Metric
 from .state import ExplorerState
 
 WIDE, HIGH = 520, 330  # of the picture
 LEFT, RIGHT, TOP, BOTTOM = 48, 508, 34, 288  # of the plane within it
 PAPER = "var(--jp-layout-color0, white)"
+SKY = "#56B4E9"  # of the palette of Okabe and Ito as well; seen on white and on black
 ROUND = (1, 2, 5)
 SPARE = 0.06  # of the range of accuracies, above and below
 HATCH = (
@@ -94,7 +95,7 @@ def ground_svg(state: ExplorerState, plane: Plane) -> str:
         if (size := getattr(row, plane.metric.key)) is not None
     ]:
         parts.append(
-            f'<path d="{"".join(places)}" stroke="{BLUE}" stroke-width="5" stroke-linecap="round" opacity="0.45">'
+            f'<path d="{"".join(places)}" stroke="{SKY}" stroke-width="5" stroke-linecap="round" opacity="0.7">'
             f"<title>{len(places)} submodels of a stored sweep</title></path>"
         )
     if state.front:
@@ -229,7 +230,7 @@ def _legend(state: ExplorerState) -> Iterator[str]:
     if state.front:
         items.append((f'<path d="M0 -4h14" stroke="{GREEN}" stroke-width="3"/>', "best predicted"))
     if state.rows:
-        items.append((f'<circle cx="6" cy="-4" r="4" fill="{BLUE}" opacity="0.6"/>', "stored sweep"))
+        items.append((f'<circle cx="6" cy="-4" r="4" fill="{SKY}" opacity="0.8"/>', "stored sweep"))
     if state.history:
         items.append((f'<circle cx="6" cy="-4" r="5" fill="{ORANGE}" stroke="#222"/>', "evaluated"))
     items.append(

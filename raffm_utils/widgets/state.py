@@ -1,7 +1,7 @@
 """The logic of the budget explorer, without widgets: limits, the submodel shown, evaluations, exports."""
 
 import hashlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -184,10 +184,9 @@ class ExplorerState:
         """Go up or down along the front by so many points; without a front, by small steps in size."""
         least, full = self.size.of(self.smallest_cost), self.size.of(self.full_cost)
         stops = [point.cost for point in self.front] or [float(x) for x in np.geomspace(least, full, STEPS)]
-        stops = [*(stop for stop in stops if stop < full), full]
-        now = self.limit(self.size.key)
-        place = bisect_left(stops, now) if steps < 0 else bisect_right(stops, now) - 1
-        self.set_limit(self.size.key, stops[min(max(place + steps, 0), len(stops) - 1)])
+        place = bisect_right(stops, self.limit(self.size.key)) - 1 + steps
+        last = len(stops) - 1  # which no limit shows as well
+        self.set_limit(self.size.key, None if place >= last else stops[max(place, 0)])
 
     def hold(self) -> None:
         """Keep the shown submodel to compare others with it; if it is the one held, let it go."""

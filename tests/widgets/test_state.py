@@ -367,6 +367,18 @@ def test_a_place_near_the_front_means_its_point(supernet, predictor):
     assert len(ExplorerState(supernet).front) == 0
 
 
+def test_every_step_along_the_front_shows_another_point(supernet, predictor):
+    state = ExplorerState(supernet, predictor=predictor)
+    for point in reversed(state.front[:-1]):
+        state.move(-1)
+        assert state.config == point.config
+    state.choose_size((state.front[1].cost + state.front[2].cost) / 2)
+    state.move(-1)
+    assert state.config == state.front[0].config
+    state.move(1)
+    assert state.config == state.front[1].config
+
+
 def test_steps_without_a_front_reach_both_ends(state):
     state.move(-1)
     assert state.cost.parameters <= state.limit("parameters") < state.full_cost.parameters
