@@ -9,6 +9,7 @@ TORCH_VERSION := 2.13.0
 TORCH_INDEX   := https://download.pytorch.org/whl/cpu
 ARGS          ?=
 LAB_ARGS      ?=
+KILLS         ?= 200
 
 PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --quiet --quiet --no-input --disable-pip-version-check install
@@ -35,7 +36,7 @@ busy = { $(1) & pid=$$!; trap 'kill $$pid 2>/dev/null; exit 130' INT TERM; n=0; 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup figures animation lab train test test-fast coverage lint format notebooks clean
+.PHONY: help setup figures animation lab train test test-fast torture coverage lint format notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +65,9 @@ test: lint ## lint, types, tests, notebooks, browser
 
 test-fast: $(TEST) ## the tests without notebooks and browser
 	$(SIDE_BY_SIDE) --durations=10 -m "not notebook and not browser" $(ARGS)
+
+torture: $(TEST) ## kill a sweep, a training, a save and an export at 200 random moments each (KILLS=...)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 RAFFM_KILLS=$(KILLS) $(PY) -m pytest -rP --durations=10 tests/test_kills.py $(ARGS)
 
 coverage: $(TEST) ## the share of the code that test-fast runs (about four minutes)
 	$(SIDE_BY_SIDE) -m "not notebook and not browser" --cov=raffm_utils --cov-report=term $(ARGS)
