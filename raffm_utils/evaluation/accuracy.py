@@ -189,10 +189,10 @@ def sweep(
         return evaluate(supernet.extract(config), data, batch_size=batch_size), time.perf_counter() - start
 
     with (
-        _side_by_side(workers) as pool,
+        _side_by_side(workers, supernet.model.device) as each,
         tqdm(initial=len(costs) - len(left), total=len(costs), unit="submodel", disable=not progress) as bar,
     ):
-        for config, (measured, seconds) in zip(left, pool.map(measure, left), strict=True):
+        for config, (measured, seconds) in zip(left, each(measure, left), strict=True):
             rows[config] = SweepRow(
                 checkpoint=supernet.name,
                 config=config,
@@ -211,12 +211,18 @@ def sweep(
 
 
 @contextmanager
-def _side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads share the processor; what has not begun is dropped when it is left by an error."""
-    threads, pool = torch.get_num_threads(), ThreadPoolExecutor(whole_number(SweepError, 1, workers=workers))
+def _side_by_side(workers: int, device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` whose calls share the processor; what has not begun is dropped when it is left by an error.
+
+    For one worker, and on an accelerator, which one submodel keeps busy, it is the ordinary `map`.
+    """
+    if whole_number(SweepError, 1, workers=workers) == 1 or device.type != "cpu":
+        yield map
+        return
+    threads, pool = torch.get_num_threads(), ThreadPoolExecutor(workers)
     torch.set_num_threads(max(1, threads // workers))
     try:
-        yield pool
+        yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -423,6 +424,15 @@ def test_workers_change_nothing_but_the_time(tmp_path):
     assert torch.get_num_threads() == threads
     with pytest.raises(SweepError, match="workers=0: give at least 1"):
         _sweep(supernet, tmp_path / "none.jsonl", workers=0)
+
+
+def test_on_an_accelerator_and_alone_all_is_done_in_the_thread_of_the_caller():
+    """Devices and modes of torch may be of one thread."""
+    for workers, device in ((1, "cpu"), (2, "meta")):
+        with evaluation_module._side_by_side(workers, torch.device(device)) as each:
+            assert set(each(lambda _: threading.current_thread(), range(4))) == {threading.current_thread()}
+    with evaluation_module._side_by_side(2, torch.device("cpu")) as each:
+        assert threading.current_thread() not in set(each(lambda _: threading.current_thread(), range(4)))
 
 
 def test_what_has_not_begun_when_one_fails_is_not_measured(tmp_path, monkeypatch):
