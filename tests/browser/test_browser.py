@@ -358,11 +358,11 @@ def test_number_out_of_range_is_explained_in_place(page, screenshots):
     least = page.locator(".raffm-wrong").inner_text()
     assert least.startswith("at least ")
     assert "opacity: 0.3" in page.locator(".raffm-widths svg").get_attribute("style").replace(":0", ": 0")
-    assert button_of(page, "Evaluate").is_disabled()
+    playwright.expect(button_of(page, "Evaluate")).to_be_disabled()
     shoot(page, screenshots, "3_nothing_fits")
     type_limit(page, 0, least.removeprefix("at least "))
     page.locator(".raffm-problem").wait_for(state="detached")
-    assert button_of(page, "Evaluate").is_enabled()
+    playwright.expect(button_of(page, "Evaluate")).to_be_enabled()
     type_limit(page, 0, "1000000000")
     page.get_by_text("all there are").wait_for()
 
@@ -482,7 +482,7 @@ def test_policies_and_draw_another(page):
         assert chosen(page, "Show") == policy
         if policy == "largest that fits":
             page.wait_for_timeout(300)
-            assert button_of(page, "Draw another").is_disabled()
+            playwright.expect(button_of(page, "Draw another")).to_be_disabled()
         else:
             picture = picture_of(page)
             button_of(page, "Draw another").click()
@@ -493,10 +493,10 @@ def test_policies_and_draw_another(page):
 def test_evaluate_can_be_cancelled_and_sliders_are_heard_meanwhile(page, screenshots):
     show_another(page)
     rows = page.locator(".raffm-past tr").count()
-    assert button_of(page, "Cancel").is_disabled()
+    playwright.expect(button_of(page, "Cancel")).to_be_disabled()
     button_of(page, "Evaluate").click()
     page.get_by_text(f"of {EXAMPLES} examples").wait_for()
-    assert button_of(page, "Evaluate").is_disabled()
+    playwright.expect(button_of(page, "Evaluate")).to_be_disabled()
     count = count_of(page)
     handle, _ = slider_of(page, 0)
     handle.focus()
@@ -508,8 +508,8 @@ def test_evaluate_can_be_cancelled_and_sliders_are_heard_meanwhile(page, screens
     page.keyboard.press("Enter")
     page.get_by_text("the evaluation was cancelled").wait_for()
     assert page.locator(".raffm-past tr").count() == rows
-    assert button_of(page, "Cancel").is_disabled()
-    assert button_of(page, "Evaluate").is_enabled()
+    playwright.expect(button_of(page, "Cancel")).to_be_disabled()
+    playwright.expect(button_of(page, "Evaluate")).to_be_enabled()
 
 
 def test_evaluate_shows_accuracy_with_interval_among_the_rows(page, screenshots):
