@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Protocol
 
+from ..evaluation import Interval
 from ..plotting import GREEN, ORANGE, VERMILION, is_wide
 from .metrics import Metric
 from .state import ExplorerState
@@ -23,17 +23,6 @@ HATCH = (
     '<defs><pattern id="raffm-hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<path d="M0 0V7" stroke="currentColor" stroke-width="1.6" opacity="0.3"/></pattern></defs>'
 )
-
-
-class Known(Protocol):
-    """An accuracy with its interval, from 0 to 1."""
-
-    @property
-    def accuracy(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -174,7 +163,7 @@ def _held(state: ExplorerState, plane: Plane, size: float) -> str:
     )
 
 
-def _mark(plane: Plane, size: float, found: Known, colour: str, name: str) -> str:
+def _mark(plane: Plane, size: float, found: Interval, colour: str, name: str) -> str:
     x, y = plane.x(size), plane.y(found.accuracy)
     said = f"{name}: {plane.metric.text(size)}, {found.accuracy:.1%} ({found.low:.1%} to {found.high:.1%})"
     return (
@@ -183,7 +172,7 @@ def _mark(plane: Plane, size: float, found: Known, colour: str, name: str) -> st
     )
 
 
-def _whisker(plane: Plane, x: float, found: Known, colour: str, width: float) -> str:
+def _whisker(plane: Plane, x: float, found: Interval, colour: str, width: float) -> str:
     low, high = plane.y(found.low), plane.y(found.high)
     return (
         f'<path d="M{x:.1f} {low:.1f}V{high:.1f}M{x - 5:.1f} {low:.1f}h10M{x - 5:.1f} {high:.1f}h10" '
