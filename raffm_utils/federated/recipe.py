@@ -105,6 +105,9 @@ class Recipe:
     server_momentum: float = 0.5  # share of the last round's step that is added to the new one
     average_rounds: int = 1  # the result is the mean over this many final rounds, smoother than any one of them
     seed: int = 0  # of all that is random: shards, participants, sizes, order of examples
+    # Draws of a round go by its number, counted from here: a second part by the same clients, whose shards go by the
+    # seed alone, goes on where the first ended rather than repeat its rounds.
+    first_round: int = 0
 
     def __post_init__(self) -> None:
         whole = ("clients", "participants", "rounds", "local_epochs", "local_steps", "batch_size", "cosine_rounds")
@@ -121,6 +124,8 @@ class Recipe:
             raise TrainingError(f"divide={self.divide!r}: give one of {', '.join(RULES)}")
         if not 0 < self.patch_share <= 1:
             raise TrainingError(f"patch_share={self.patch_share}: give a share above 0 and up to 1")
+        if self.first_round < 0:
+            raise TrainingError(f"first_round={self.first_round}: give 0, or the number of rounds that went before")
         if self.random_shift < 0:
             raise TrainingError(f"random_shift={self.random_shift}: give a number of pixels, or 0")
         if self.students < 0:

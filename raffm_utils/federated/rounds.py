@@ -51,7 +51,7 @@ def plan_round(supernet: Supernet, recipe: Recipe, number: int) -> list[tuple[in
     The strongest device among them gets the largest that it has room for (or the full network), the weakest the
     smallest, each other one drawn from what it can train; `Recipe.sizes` and `Recipe.one_strong` change this.
     """
-    space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, number])
+    space, rng = supernet.space, np.random.default_rng([recipe.seed, 2, recipe.first_round + number])
     caps = device_caps(recipe.setting, recipe.clients)
     chosen = _participants(caps, recipe, rng)
     if not recipe.submodels:

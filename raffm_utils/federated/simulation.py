@@ -152,7 +152,8 @@ def _run(
                 names = tuple(p.name for p in present(supernet.parameters, config))
                 go_on = narrowed_moments(supernet, moments, config) if moments and number else None
                 steps = steps_of(supernet, recipe, config)
-                task = Task(config, names, rate, (recipe.seed, number, client), go_on, steps, patches)
+                draw = (recipe.seed, recipe.first_round + number, client)
+                task = Task(config, names, rate, draw, go_on, steps, patches)
                 try:
                     return local_update(own, task, shards[client], recipe)
                 except Exception as error:  # a client may fail in any way: the round goes on without it

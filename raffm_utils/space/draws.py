@@ -84,31 +84,40 @@ def near_the_limit(space: ElasticSpace, budget: Budget, number: int, rng: Rng) -
 
 
 def spread_over_widths(space: ElasticSpace, number: int, rng: Rng) -> list[SubmodelConfig]:
-    """Draw `number` submodels to fit a predictor to: hidden width and both total widths are each spread evenly.
+    """Draw `number` submodels to fit a predictor to, with hidden width and both total widths each spread.
 
-    Uniform draws nearly all have similar totals, so a predictor would know little beyond those. The three form a Latin
-    hypercube. Numbers of blocks are drawn evenly among those that reach a total, layers uniformly among all that then
-    have it.
+    Uniform draws nearly all have similar totals, so a predictor would know little beyond those. Hidden widths are
+    spread evenly, totals over their logarithm, or a space that reaches from 3% to all would have hardly any small
+    ones; the three form a Latin hypercube. Numbers of blocks are drawn evenly among those that reach a total, layers
+    uniformly among all that then have it.
     """
     if number < 1:
         raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
     rng = generator(rng)
-    axes = [(ways, _places(ways)) for ways in (ways_of(space.attention), ways_of(space.ffn))]
+    axes = [(ways, *_places(ways)) for ways in (ways_of(space.attention), ways_of(space.ffn))]
     shares = [(rng.permutation(number) + rng.random(number)) / number for _ in range(3)]
     configs = []
     for hidden, *others in zip(*shares, strict=True):
         widths = []
-        for (ways, places), share in zip(axes, others, strict=True):
-            same = places[int(share * len(places))]
+        for (ways, places, ends), share in zip(axes, others, strict=True):
+            same = places[int(np.searchsorted(ends, share, side="right"))]
             widths.append(ways.draw(*same[int(rng.integers(len(same))) if len(same) > 1 else 0], rng))
         configs.append(SubmodelConfig(space.hidden[int(hidden * len(space.hidden))], *widths))
     return configs
 
 
-def _places(ways: Ways) -> list[list[tuple[int, int]]]:
-    """For every total width that can be, in ascending order, its entries (row, place in it)."""
+def _places(ways: Ways) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
+    """For every total width that can be, ascending: its entries (row, place in it), and the share where it ends.
+
+    Shares, from 0 to 1, divide the logarithm of the total evenly. A total of 0 counts as half of the next one.
+    """
     found: dict[int, list[tuple[int, int]]] = {}
     for n in ways.rows:
         for k in np.flatnonzero(ways.ways[n] > 0).tolist():
             found.setdefault(int(ways.totals[n][k]), []).append((n, k))
-    return [found[total] for total in sorted(found)]
+    totals = np.array(sorted(found), dtype=float)
+    if len(totals) > 1 and totals[0] == 0:
+        totals[0] = totals[1] / 2
+    logs = np.log(totals) if len(totals) > 1 else totals
+    middles = (logs[1:] + logs[:-1]) / 2
+    return [found[total] for total in sorted(found)], (middles - logs[0]) / (logs[-1] - logs[0] or 1.0)

@@ -395,6 +395,12 @@ def test_nobody_gets_a_network_above_the_cap_of_the_device(request, setting: str
     assert bool(below) == (setting in small)
 
 
+def test_the_draws_of_a_second_part_go_on_where_those_of_the_first_ended(fine: Supernet):
+    assert plan_round(fine, replace(PLAN, first_round=5), 2) == plan_round(fine, PLAN, 7) != plan_round(fine, PLAN, 2)
+    with pytest.raises(TrainingError, match="first_round=-1"):
+        replace(PLAN, first_round=-1)
+
+
 @pytest.mark.parametrize("setting", SYSTEM_SETTINGS)
 def test_one_takes_the_largest_there_is_room_for_and_one_the_smallest(fine: Supernet, setting: str):
     recipe = replace(PLAN, setting=setting)

@@ -178,3 +178,11 @@ def test_submodels_to_learn_from_reach_totals_that_uniform_draws_do_not():
     for totals in (lambda c: sum(c.attention), lambda c: sum(c.ffn)):
         assert np.std([totals(c) for c in spread]) > 1.5 * np.std([totals(c) for c in uniform])
     assert spread == spread_over_widths(SPACE, 120, np.random.default_rng(0))
+
+
+def test_submodels_to_learn_from_are_as_often_small_as_large():
+    spread = spread_over_widths(make_wide_space(), 200, np.random.default_rng(0))
+    for widths in ([c.attention for c in spread], [c.ffn for c in spread]):
+        totals = np.array([sum(each) for each in widths])
+        middle = np.sqrt(totals.min() * totals.max())
+        assert 0.4 < np.mean(totals < middle) < 0.6
