@@ -13,7 +13,7 @@ from ..supernet import Supernet
 from .curve_widget import CurveWidget
 from .limits import LimitSlider
 from .state import ExplorerState
-from .still import still_svg, summary
+from .still import still_png, summary
 from .view import code_html, count_html, past_html, predicted_html, result_html, widths_html
 
 if TYPE_CHECKING:
@@ -99,9 +99,18 @@ class BudgetExplorer(ipywidgets.VBox):
         self._show()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The panel, and a picture of it for readers without a kernel, as it is when the cell runs."""
         found: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        return {**found, "text/plain": "\n".join(summary(self.state)), "image/svg+xml": still_svg(self.state)}
+        return {**found, "text/plain": "\n".join(summary(self.state))}
+
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        """The panel, and below it a picture as it is when the cell runs, which its style hides while it is there.
+
+        In one output they would be a choice, and viewers choose the panel even where they have no way to show it.
+        """
+        from IPython.display import Image, display
+
+        display(self._repr_mimebundle_(**kwargs), raw=True)
+        display(Image(still_png(self.state), alt="; ".join(summary(self.state))))
 
     def _board(self) -> Any:
         """Controls to the left, the curve to the right; in a narrow place below each other."""

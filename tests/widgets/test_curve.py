@@ -8,7 +8,7 @@ from helpers.explorer import Images, image_supernet, made_predictor, made_rows, 
 from raffm_utils import Budget, Supernet
 from raffm_utils.widgets import ExplorerState
 from raffm_utils.widgets.curve import BOTTOM, HIGH, LEFT, RIGHT, TOP, WIDE, Plane, ground_svg, over_svg, said
-from raffm_utils.widgets.still import still_svg
+from raffm_utils.widgets.still import still_png
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_all_of_it_is_well_formed_and_inside_the_picture(blocks):
                 if (x := float(circle.attrib["cx"])) > 6:  # else it is part of the legend
                     assert LEFT <= x <= RIGHT < WIDE
                     assert TOP <= float(circle.attrib["cy"]) <= BOTTOM < HIGH
-    ElementTree.fromstring(still_svg(state))
+    assert still_png(state).startswith(b"\x89PNG")
 
 
 def test_a_text_model_is_drawn_over_what_its_figure_counts():

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from xml.etree import ElementTree
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from raffm_utils.search import AccuracyPredictor
 from raffm_utils.space import FAMILIES
 from raffm_utils.supernet import ElasticSpec
 from raffm_utils.widgets import BEST, LARGEST, RANDOM
+from raffm_utils.widgets.still import still_figure
 
 
 @pytest.fixture(scope="module")
@@ -252,16 +253,28 @@ def test_two_are_held_side_by_side(explorer):
     assert "held for comparison" in explorer.curve.over
 
 
-def test_the_cell_keeps_a_picture_for_those_without_a_kernel(panel):
+def test_the_cell_keeps_a_picture_for_those_without_a_kernel(panel, monkeypatch):
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", lambda output, **_: shown.append(output))
     panel.fields["parameters"].value = "60%"
-    found = panel._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in found
-    svg = ElementTree.fromstring(found["image/svg+xml"])
-    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert any(text.strip().startswith("Parameters at most") for text in texts)
-    assert f"{panel.state.count:,} submodels fit" in texts
-    assert "stored sweep" in texts
-    assert f"predicted accuracy {panel.state.predicted}" in found["text/plain"]
+    panel._ipython_display_()
+    live, still = shown
+    assert "application/vnd.jupyter.widget-view+json" in live
+    assert "  Parameters at most" in live["text/plain"]
+    assert f"{panel.state.count:,} submodels fit" in live["text/plain"]
+    assert f"predicted accuracy {panel.state.predicted}" in live["text/plain"]
+    assert still.data.startswith(b"\x89PNG")
+    assert still.alt == live["text/plain"].replace("\n", "; ")
+
+
+def test_the_picture_shows_what_the_curve_does(panel):
+    figure = still_figure(panel.state)
+    widths, curve = (part.axes[0] for part in figure.subfigs)
+    names = [text.get_text() for text in curve.get_legend().get_texts()]
+    assert names == ["stored sweep", "best predicted", "shown"]
+    assert len(curve.collections[0].get_offsets()) == len(panel.state.rows)
+    assert curve.get_xlabel() == "Parameters (M)"
+    assert len(widths.patches) == 2 * (1 + 2 * len(panel.state.full.attention))
 
 
 def test_policies(panel, explorer):
