@@ -1,6 +1,7 @@
 """The budget explorer as a widget; colours are from the palette of Okabe and Ito."""
 
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,17 +101,18 @@ class BudgetExplorer(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         found: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        return {**found, "text/plain": "\n".join(summary(self.state))}
+        return {**found, "text/plain": "Sliders: run this cell to move them."}
 
     def _ipython_display_(self, **kwargs: Any) -> None:
-        """The panel, and below it a picture as it is when the cell runs, which its style hides while it is there.
+        """The panel, and below it a picture as it is when the cell runs; its style hides one of them.
 
         In one output they would be a choice, and viewers choose the panel even where they have no way to show it.
         """
-        from IPython.display import Image, display
+        from IPython.display import display
 
         display(self._repr_mimebundle_(**kwargs), raw=True)
-        display(Image(still_png(self.state), alt="; ".join(summary(self.state))))
+        text, picture = "\n".join(summary(self.state)), b64encode(still_png(self.state)).decode()
+        display({"image/png": picture, "text/plain": text}, raw=True, metadata={"image/png": {"alt": text}})
 
     def _board(self) -> Any:
         """Controls to the left, the curve to the right; in a narrow place below each other."""

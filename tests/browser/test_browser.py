@@ -8,6 +8,7 @@ the sliders in notebook 02 as well.
 
 import os
 import re
+import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -610,6 +611,16 @@ def test_curve_follows_the_theme(page, screenshots):
         choose_theme(page, "JupyterLab Light")
 
 
+def test_a_notebook_that_was_not_run_shows_a_picture_of_its_explorer(window, lab, notebook_folder):
+    shutil.copy(NOTEBOOK, notebook_folder / "stored.ipynb")
+    page = window.new_page()
+    page.goto(lab.format("stored.ipynb"))
+    above = ".jp-OutputArea-child:is(:has(.raffm-explorer), :has-text('Sliders: run this cell'))"
+    page.locator(f"{above} + .jp-OutputArea-child img").wait_for(timeout=90_000)
+    assert page.get_by_text("Error displaying").count() == 0
+    page.close()
+
+
 def test_notebook_02_shows_its_explorer(window, lab, screenshots):
     page = run_notebook(window, lab.format(NOTEBOOK.name))
     handle = limit_alone(page, 0)
@@ -623,6 +634,8 @@ def test_notebook_02_shows_its_explorer(window, lab, screenshots):
     wait_for_new_picture(page, picture)
     assert "Predicted accuracy" in page.locator(".raffm-explorer").inner_text(), "by the stored sweep"
     shoot(page, screenshots, "8_notebook_02")
+    still = page.locator(".jp-OutputArea-child:has(.raffm-explorer) + .jp-OutputArea-child img")
+    assert (still.count(), still.is_visible()) == (1, False), "the panel is there in its place"
     assert page.locator(ERROR).count() == 0
 
 
