@@ -139,6 +139,8 @@ RANGE = Recipe(
     random_shift=4,
     server_momentum=0.0,
 )
+# What is still rising then is the middle and the small sizes
+RANGE_THEN = replace(RANGE, rounds=360, first_round=480, learning_rate=8e-5, cosine_rounds=360, student_weight=0.75)
 # Layers whose block changes the answers of the first part's network least, by `block_influence` on 400 validation
 # images: these blocks may be left out.
 OPTIONAL_ATTENTION, OPTIONAL_FFN = (1, 2, 3, 4, 5, 6, 8, 9), (2, 3, 4, 5, 6, 7, 8, 9)
@@ -161,6 +163,7 @@ RECIPES = {
         ffn=with_zero((1536, 1024, 640, 256), 12, OPTIONAL_FFN),
         hidden=(384, 288, 216, 168),
         recipe=RANGE,
+        then=RANGE_THEN,
         after="vit-small-fashion-mnist-first-large-budget",
         every=10,
         watched=(0.5, 0.2, 0.05),
