@@ -1,7 +1,6 @@
 """Redraws the figures of this repository: stored sweeps, with freshly evaluated submodels on top."""
 
 import json
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,6 @@ PUBLISHED = {
 }
 # Checkpoints of one dataset trained under different system settings, and the figure that lays them over each other.
 SETTINGS = {"Large": "vit-small-cifar10-large-budget", "Small": "vit-small-cifar10-small-budget"}
-SHARE_BY_WIDTH = 0.75  # of a sweep on validation: spread over widths; the rest over size, where budgets are
 FRONT = "front"  # the folder in `figures/data/` of what `sweep_front` measures
 SETTINGS_STEM, HETEROGENEITY_STEM = "vit_cifar10_settings", "heterogeneity"
 HETEROGENEITY = REPOSITORY / "benchmarks" / "heterogeneity.json"
@@ -160,7 +158,7 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
 
     Without a number, only the full network, one of half its size and the smallest are evaluated. On test, submodels
     are spread evenly over size, as in the figures, and measured in random order, so that an interrupted sweep has
-    some of every size. On validation most are spread over all widths, which teaches a predictor most.
+    some of every size. On validation three of four are spread over all widths, which teaches a predictor most.
     """
     from .data import load_split
     from .evaluation import ENDS, sweep
@@ -175,11 +173,12 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
     if submodels is None:
         spread, folder = list(ends(supernet).values()), folder / ENDS
     else:
-        by_width = 0 if split == "test" else math.ceil(submodels * SHARE_BY_WIDTH)
-        spread += spread_over_widths(space, by_width, rng) if by_width else []
-        by_size = submodels - by_width
-        drawn = spread_over_size(space, by_size, rng, supernet.family.size_metric) if by_size else []
-        spread += [drawn[place] for place in rng.permutation(by_size)]
+        by_size = submodels if split == "test" else submodels // 4
+        if by_size < submodels:
+            spread += spread_over_widths(space, submodels - by_size, rng)
+        if by_size:
+            drawn = spread_over_size(space, by_size, rng, supernet.family.size_metric)
+            spread += [drawn[place] for place in rng.permutation(by_size)]
     path = folder / f"{supernet.name}{'' if split == 'test' else f'-{split}'}.jsonl"
     rows = sweep(supernet, spread, data, path, seed=seed)
     if submodels is None:

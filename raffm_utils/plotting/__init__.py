@@ -21,4 +21,4 @@ from .style import (
     new_axes,
     save_figure,
 )
-from .submodels import plot_widths, width_bars, widths_shapes, widths_svg
+from .submodels import plot_widths, width_bars, widths_svg

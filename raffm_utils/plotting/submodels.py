@@ -71,18 +71,7 @@ def _cross(x: float, y: float, arm: float) -> str:
 
 
 def widths_svg(config: SubmodelConfig, full: SubmodelConfig, *, faded: bool = False) -> str:
-    """The picture of `plot_widths` as inline SVG, made in well under a millisecond, for live redrawing."""
-    shapes, wide, high = widths_shapes(config, full)
-    about = f"Widths: hidden {config.hidden}; attention {config.attention}; FFN {config.ffn}; 0: left out"
-    style = f"width:100%;max-width:{wide}px;opacity:{0.3 if faded else 1}"
-    return (
-        f'<svg viewBox="0 0 {wide} {high}" role="group" aria-label="{about}" font-size="14" fill="currentColor" '
-        f'style="{style}">{shapes}</svg>'
-    )
-
-
-def widths_shapes(config: SubmodelConfig, full: SubmodelConfig) -> tuple[str, int, int]:
-    """What `widths_svg` shows, to be put into another picture, and how wide and high it is.
+    """The picture of `plot_widths` as inline SVG, made in well under a millisecond, for live redrawing.
 
     Each layer can be focused, and says its widths: to screen readers, and in a text with the class `raffm-said`,
     which a page may show while the layer (`raffm-layer`) is pointed at.
@@ -117,7 +106,12 @@ def widths_shapes(config: SubmodelConfig, full: SubmodelConfig) -> tuple[str, in
         x += 40 + 7 * len(text)
     if out := (*config.attention, *config.ffn).count(0):
         shapes.append(f'{_cross(x + 7, 13, 6)}<text x="{x + 19}" y="18">{out} blocks left out</text>')
-    return "".join(shapes), wide, bottom + 42
+    about = f"Widths: hidden {config.hidden}; attention {config.attention}; FFN {config.ffn}; 0: left out"
+    style = f"width:100%;max-width:{wide}px;opacity:{0.3 if faded else 1}"
+    return (
+        f'<svg viewBox="0 0 {wide} {bottom + 42}" role="group" aria-label="{about}" font-size="14" fill="currentColor" '
+        f'style="{style}">{"".join(shapes)}</svg>'
+    )
 
 
 def _said(bar: Bar, full: SubmodelConfig) -> str:

@@ -109,15 +109,13 @@ def spread_over_widths(space: ElasticSpace, number: int, rng: Rng) -> list[Submo
 def _places(ways: Ways) -> tuple[list[list[tuple[int, int]]], np.ndarray]:
     """For every total width that can be, ascending: its entries (row, place in it), and the share where it ends.
 
-    Shares, from 0 to 1, divide the logarithm of the total evenly. A total of 0 counts as half of the next one.
+    Shares, from 0 to 1, divide the logarithm of the total evenly. The least total counts as half of the next at least.
     """
     found: dict[int, list[tuple[int, int]]] = {}
     for n in ways.rows:
         for k in np.flatnonzero(ways.ways[n] > 0).tolist():
             found.setdefault(int(ways.totals[n][k]), []).append((n, k))
     totals = np.array(sorted(found), dtype=float)
-    if len(totals) > 1 and totals[0] == 0:
-        totals[0] = totals[1] / 2
-    logs = np.log(totals) if len(totals) > 1 else totals
+    logs = np.log(np.maximum(totals, totals[min(1, len(totals) - 1)] / 2 or 1))
     middles = (logs[1:] + logs[:-1]) / 2
     return [found[total] for total in sorted(found)], (middles - logs[0]) / (logs[-1] - logs[0] or 1.0)
