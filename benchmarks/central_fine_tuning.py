@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from raffm_utils import evaluate, load_split
 from raffm_utils.data import Split
 from raffm_utils.federated import RECIPES, Recipe, fit, make_adam, start
+from raffm_utils.writing import write_atomically
 
 RESULTS = Path(__file__).with_suffix(".json")
 TEXT = [name for name, named in RECIPES.items() if named.dataset in ("movie_reviews", "sst2")]
@@ -71,7 +72,7 @@ def main() -> None:
     for name in options.names:
         found = fine_tune(name, options.epochs, options.learning_rate, options.batch_size, options.seed)
         results[name] = found
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
         print(f"{name}: {found['accuracy']:.2%} ({found['low']:.2%} to {found['high']:.2%}) of {found['examples']}")
 
 

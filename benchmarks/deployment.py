@@ -29,6 +29,7 @@ from raffm_utils import (
 from raffm_utils.deployment import FORMATS, QUANTIZATION_EXAMPLES, GraphClassifier
 from raffm_utils.evaluation import processor_name
 from raffm_utils.space import near_the_limit
+from raffm_utils.writing import write_atomically
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 MEASURED = ("onnx", "onnx-float16", "onnx-int8-dynamic", "onnx-int8-static")
@@ -126,7 +127,7 @@ def main() -> None:
         **{name: version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")},
     }
     content = {"checkpoint": CHECKPOINT, "deploy_12M_seconds": round(seconds), "machine": machine, "rows": rows}
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomically(arguments.out, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

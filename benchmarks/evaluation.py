@@ -20,6 +20,7 @@ import torch
 from raffm_utils import SubmodelConfig, Supernet, load_split, sweep
 from raffm_utils.data import Split
 from raffm_utils.space import near_share
+from raffm_utils.writing import write_atomically
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 SHARES = {"full": 1.0, "half": 0.5, "fifth": 0.2, "twentieth": 0.05}
@@ -68,7 +69,7 @@ def main() -> None:
     for name, ratios in found.items():
         print(f"| {name} | {median(ratios):.0%} ({min(ratios):.0%} to {max(ratios):.0%}) |")
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    RESULTS.write_text(json.dumps({"ratios": found, "machine": machine}, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps({"ratios": found, "machine": machine}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pymoo.optimize import minimize
 from raffm_utils import AccuracyPredictor, Budget, SubmodelConfig, Supernet, best_submodel, read_sweep
 from raffm_utils.plotting import FIGURES
 from raffm_utils.space import ElasticSpace
+from raffm_utils.writing import write_atomically
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 SHARES = (0.05, 0.1, 0.2, 0.5, 0.8)  # of the parameters of the full network
@@ -123,7 +124,7 @@ def main() -> None:
             f"| {seconds:.1f} | {asked // SEEDS:,} |",
             flush=True,
         )
-    RESULTS.write_text(json.dumps({"fingerprint": supernet.fingerprint(), "rows": rows}, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps({"fingerprint": supernet.fingerprint(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from raffm_utils import LatencyModel, SubmodelConfig, Supernet
 from raffm_utils.evaluation import processor_name
 from raffm_utils.space import BERT
 from raffm_utils.supernet import PER_HEAD, ElasticSpec
+from raffm_utils.writing import write_atomically
 
 IMAGE = "vit-small-fashion-mnist-large-budget"
 RESULTS = Path(__file__).with_suffix(".json")
@@ -116,7 +117,7 @@ def main() -> None:
         **{name: version(name) for name in ("torch", "transformers")},
     }
     if arguments.write:
-        RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_atomically(RESULTS, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

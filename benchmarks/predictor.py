@@ -17,6 +17,7 @@ from scipy.stats import kendalltau
 from raffm_utils import AccuracyPredictor, Supernet, read_sweep
 from raffm_utils.evaluation import right_answers
 from raffm_utils.plotting import FIGURES
+from raffm_utils.writing import write_atomically
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 SPLITS = 50
@@ -57,7 +58,7 @@ def main() -> None:
         "kendall_tau_of_a_perfect_predictor": tau_of_a_perfect_predictor(halves),
     }
     print("\n".join(f"{name}: {value:.4g}" for name, value in found.items()))
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from raffm_utils import (
 )
 from raffm_utils.evaluation import Evaluation, right_answers
 from raffm_utils.plotting import FIGURES
+from raffm_utils.writing import write_atomically
 
 CHECKPOINT = "vit-small-fashion-mnist-large-budget"
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)  # of the parameters of the full network
@@ -221,7 +222,7 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "torch": version("torch"), "scikit-learn": version("scikit-learn")},
         "rows": rows,
     }
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomically(arguments.out, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from raffm_utils import Supernet, compare, evaluate, load_split
 from raffm_utils.federated import RECIPES, Named, Recipe, align, count_run, run, start
 from raffm_utils.files import RUNS_FOLDER
 from raffm_utils.space import near_share
+from raffm_utils.writing import write_atomically
 
 NAME = "vit-small-fashion-mnist-large-budget"
 RESULTS = Path(__file__).with_suffix(".json")
@@ -99,7 +100,7 @@ def main() -> None:
                 size: [(found := compare(each, others[size])).difference, found.low, found.high]
                 for size, each in answers[name].items()
             }
-        RESULTS.write_text(json.dumps({"examples": arguments.examples, "runs": results}, indent=1) + "\n")
+        write_atomically(RESULTS, json.dumps({"examples": arguments.examples, "runs": results}, indent=1) + "\n")
         shown = " | ".join(f"{100 * each.accuracy:.1f}" for each in answers[name].values())
         print(f"| {name} | {recipe.rounds} | {results[name]['macs'] / 1e12:,.1f} T | {shown} |", flush=True)
 

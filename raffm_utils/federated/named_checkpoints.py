@@ -16,7 +16,7 @@ from ..evaluation import Evaluation, evaluate
 from ..files import RUNS_FOLDER
 from ..space import SIZE_TOKENS, family_of, near_share
 from ..supernet import PER_HEAD, ElasticSpec, Supernet, checkpoints
-from ..writing import check_target, explained, write_atomically
+from ..writing import check_target, explained, held, write_atomically
 from . import foundations
 from .classifier import calibrate_classifier, fit_classifier
 from .influence import with_zero
@@ -184,13 +184,17 @@ RECIPES = {
 def train(name: str, folder: Path | None = None) -> Path:
     """Train a named checkpoint (resuming what `runs/<name>` holds) and write it; returns its folder.
 
-    Raises `TrainingError` or `CheckpointError`, before any training, if `folder` holds anything but a checkpoint, or
-    cannot be written to.
+    Raises `TrainingError` or `CheckpointError`, before any training, if `folder` holds anything but a checkpoint, if
+    it or `runs` cannot be written to, or if another process trains there.
     """
     if name not in RECIPES:
         raise TrainingError(f"no recipe {name!r}: known are {', '.join(RECIPES)}")
     named, folder = RECIPES[name], Path(folder or checkpoints.BUNDLED_FOLDER / name).expanduser()
     check_target(folder, CheckpointError, checkpoints.CONFIG_FILE)
+    runs = [RUNS_FOLDER / f"{name}{part}" for part in ("", "-then")[: len(named.parts)]]
+    for part in runs:
+        with held(part, TrainingError):  # or says why not, before minutes of preparation
+            pass
     supernet, processor = start(named)
     train_split = load_split(named.dataset, "train", processor=processor)
     validation = load_split(named.dataset, "validation", processor=processor)
@@ -202,8 +206,7 @@ def train(name: str, folder: Path | None = None) -> Path:
         align(named, supernet, train_split, validation)
     few = validation.subset(range(min(ROUND_EXAMPLES, len(validation))))
     sizes = {f"{share:.0%}": near_share(supernet.space, share, np.random.default_rng(0)) for share in named.watched}
-    for place, recipe in enumerate(named.parts):
-        part = RUNS_FOLDER / (f"{name}-then" if place else name)
+    for part, recipe in zip(runs, named.parts, strict=True):
         results = run(supernet, train_split, few, recipe, part, every=named.every, watched=sizes)
     if named.calibrated:
         calibrate_classifier(supernet, validation)

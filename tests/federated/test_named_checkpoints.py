@@ -28,6 +28,7 @@ from raffm_utils.federated import count_round, device_caps, partition, plan_roun
 from raffm_utils.federated import named_checkpoints as recipes
 from raffm_utils.space import SYSTEM_SETTINGS, SubmodelConfig
 from raffm_utils.supernet import Supernet
+from raffm_utils.writing import held
 
 SHAPES = {"dinov2-small": (12, 6, 384, 1536), "minilm-l6": (6, 12, 384, 1536)}  # layers, heads, hidden, FFN
 
@@ -184,6 +185,21 @@ def test_the_test_split_is_opened_only_when_training_is_over(tiny, monkeypatch):
     recipes.train("tiny", tiny.folder)
     assert order == [["train", "validation"]]
     assert tiny.loaded == ["train", "validation", "test"]
+
+
+def test_a_run_folder_that_cannot_be_had_is_told_before_anything_is_loaded(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "start", lambda named: pytest.fail("made a network"))
+    monkeypatch.setitem(recipes.RECIPES, "tiny", replace(TINY, then=TINY.recipe))
+    with (
+        held(tmp_path / "runs" / "tiny-then", TrainingError),
+        pytest.raises(TrainingError, match="tiny-then is in use"),
+    ):
+        recipes.train("tiny", tiny.folder)
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(recipes, "RUNS_FOLDER", tmp_path / "a file")
+    with pytest.raises(TrainingError, match=f"{tmp_path}/a file/tiny cannot be written"):
+        recipes.train("tiny", tiny.folder)
+    assert not tiny.loaded
 
 
 def test_training_that_was_stopped_goes_on_to_the_same_checkpoint(tiny, monkeypatch, tmp_path):
