@@ -1,51 +1,59 @@
-"""What heterogeneity costs: federations of equal length whose clients are large, small, or all train the full network.
+"""What heterogeneity costs: equal federations whose clients are large, small, both, or all train the full network.
 
-Fashion-MNIST at 42x42 pixels, the DINOv2 backbone of the bundled image checkpoint, 100 clients of whom 10 take part in
-a round, each on at most 192 of its images, IID or with labels skewed by Dirichlet(0.5). For each of the six: accuracy
-of the full network, a random submodel of half its parameters (the same in all six), and the smallest, on all 10,000
-test images; bytes sent and MACs of the clients, counted exactly. Nothing is chosen. Writes
+The recipe of the bundled image checkpoint and its start, for a few rounds in which the rate falls to 0: 100 clients of
+whom 4 take part in a round, with IID data or with labels skewed by Dirichlet(0.5). For each of the eight: accuracy of
+the full network, of random submodels of half and a fifth of its parameters (the same in all), and of the smallest, on
+all 10,000 test images, and its paired difference to the federation whose clients all train the full network; bytes
+sent and MACs of the clients, counted exactly. Nothing is chosen. Prints a table, and writes
 `benchmarks/heterogeneity.json`; a run that was stopped goes on.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from raffm_utils import Supernet, evaluate, load_split
-from raffm_utils.evaluation import ends
-from raffm_utils.federated import RECIPES, Named, Recipe, align, count_run, run, start
+import numpy as np
+
+from raffm_utils import Supernet, compare, evaluate, load_split
+from raffm_utils.federated import RECIPES, Recipe, count_run, run, start
+from raffm_utils.files import RUNS_FOLDER
+from raffm_utils.space import near_share
 from raffm_utils.writing import write_atomically
 
-RESULTS, RUNS = Path(__file__).with_suffix(".json"), Path(__file__).resolve().parent.parent / "runs" / "heterogeneity"
-NAMED: Named = replace(RECIPES["vit-small-cifar10-large-budget"], dataset="fashion_mnist", image_size=42)
+RESULTS, RUNS = Path(__file__).with_suffix(".json"), RUNS_FOLDER / "heterogeneity"
+NAMED = RECIPES["vit-small-fashion-mnist-large-budget"]
 CLIENTS: dict[str, dict[str, Any]] = {
-    "large": {"setting": "large"},
-    "small": {"setting": "small", "full_participant": True},
-    "all full": {"submodels": False},
+    "large": {"setting": "large", "one_strong": False},
+    "small": {"setting": "small", "one_strong": False, "full_participant": True},
+    "large and small": {},
+    "all full": {"submodels": False, "one_strong": False},
 }
 SKEWS = {"IID": None, "Dirichlet(0.5)": 0.5}
+SHARES = {"half": 0.5, "fifth": 0.2}
 
 
 def recipe_of(rounds: int, clients: str, skew: str) -> Recipe:
-    """Equal rounds and data for all six; only the size of the clients' networks and the skew differ."""
-    common = replace(
-        NAMED.recipe, rounds=rounds, cosine_rounds=rounds, cooldown_rounds=3, average_rounds=3, local_steps=12
-    )
-    return replace(common, patch_share=1.0, dirichlet=SKEWS[skew], **CLIENTS[clients])
+    """Equal rounds for all; only the size of the clients' networks and the skew differ."""
+    common = replace(NAMED.recipe, rounds=rounds, cosine_rounds=rounds, participants=4)
+    return replace(common, dirichlet=SKEWS[skew], **CLIENTS[clients])
 
 
 def measure(supernet: Supernet, recipe: Recipe, folder: Path, test: Any, train: Any, validation: Any) -> dict[str, Any]:
     """Run one federation; its accuracies and costs."""
     begin = time.perf_counter()
-    results = run(supernet, train, validation, recipe, folder)
+    results = run(supernet, train, validation, recipe, folder, every=4)
     seconds = round(time.perf_counter() - begin)
     counted = count_run(supernet, recipe, train.labels)
     clients = [cost for costs in counted for cost in costs]
     accuracy = {}
-    for size, config in ends(supernet).items():
+    space, rng = supernet.space, np.random.default_rng(0)
+    drawn = {size: near_share(space, share, rng) for size, share in SHARES.items()}
+    for size, config in {"full": space.largest(), **drawn, "smallest": space.smallest()}.items():
         result = asdict(evaluate(supernet.extract(config), test))
         del result["examples_per_second"]
         accuracy[size] = {"parameters": supernet.cost(config).parameters, **result}
@@ -62,26 +70,36 @@ def measure(supernet: Supernet, recipe: Recipe, folder: Path, test: Any, train: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=12)
     options = parser.parse_args()
     supernet, processor = start(NAMED)
     train, validation, test = (
         load_split(NAMED.dataset, split, processor=processor) for split in ("train", "validation", "test")
     )
-    align(NAMED, supernet, train, validation)
     begin = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for skew in SKEWS:
-        for clients in CLIENTS:
-            name, recipe = f"{clients}, {skew}", recipe_of(options.rounds, clients, skew)
-            if results.get(name, {}).get("recipe") == asdict(recipe):
-                continue
+    recipes = {f"{clients}, {skew}": recipe_of(options.rounds, clients, skew) for skew in SKEWS for clients in CLIENTS}
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: dict[str, Any] = {}
+    for name, recipe in recipes.items():
+        results[name] = stored.get(name, {})
+        if results[name].get("recipe") != asdict(recipe):
             supernet.model.load_state_dict(begin)
-            folder = RUNS / f"{clients}-{skew}-{options.rounds}".replace(" ", "-")
+            folder = RUNS / f"{name}-{options.rounds}".replace(", ", "-").replace(" ", "-")
             results[name] = measure(supernet, recipe, folder, test, train, validation.subset(range(300)))
-            write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
-            found = results[name]["accuracy"]
-            print(f"{name}: " + ", ".join(f"{size} {found[size]['accuracy']:.2%}" for size in found), flush=True)
+            write_atomically(RESULTS, json.dumps({**stored, **results}, indent=1) + "\n")
+    write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+    for name, result in results.items():
+        print(f"| {name} | {' | '.join(texts(result, results['all full,' + name.partition(',')[2]]))} |")
+
+
+def texts(result: dict[str, Any], all_full: dict[str, Any]) -> Iterator[str]:
+    """The cells of a table: accuracies and how they differ, pair by pair, from those of `all_full`; costs."""
+    for size in result["accuracy"]:
+        own, other = (SimpleNamespace(**each["accuracy"][size]) for each in (result, all_full))
+        text = f"{own.accuracy:.1%} ({100 * own.low:.1f} to {100 * own.high:.1f})"
+        yield text if result is all_full else f"{text}; {compare(own, other)}"
+    yield f"{sum(result['bytes_down'] + result['bytes_up']) / 1e9:.1f} GB"
+    yield f"{sum(result['client_macs']) / 1e12:.1f} T"
 
 
 if __name__ == "__main__":

@@ -353,9 +353,8 @@ def test_figures_lay_two_settings_over_each_other_and_show_what_heterogeneity_co
     for name in redraw.SETTINGS.values():
         project.sweep.with_name(f"{name}.jsonl").write_bytes(project.sweep.read_bytes())
     sizes = {size: {"parameters": 9, "accuracy": 0.8, "low": 0.7, "high": 0.9} for size in ("full", "half", "smallest")}
-    results = {
-        name: {"accuracy": sizes, "bytes_down": [5e6], "bytes_up": [4e6]} for name in ("large, IID", "small, IID")
-    }
+    one = {"recipe": {"participants": 4}, "accuracy": sizes, "bytes_down": [5e6], "bytes_up": [4e6]}
+    results = {"large, IID": one, "small, IID": one}
     redraw.HETEROGENEITY.write_text(json.dumps(results), encoding="utf-8")
     assert commands.main(FIGURES) == 0
     assert {"vit_cifar10_settings.png", "heterogeneity.png", "heterogeneity.svg"} <= files(project.figures)

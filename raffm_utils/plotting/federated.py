@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..federated import RoundResult
 
 
-_SIZES = {"full": ("*", VERMILION), "half": ("o", BLUE), "smallest": ("D", PURPLE)}
+_SIZES = {"full": ("*", VERMILION), "half": ("o", BLUE), "fifth": ("s", GREEN), "smallest": ("D", PURPLE)}
 _BINS = 12
 
 
@@ -68,13 +68,18 @@ def plot_settings(
 def plot_heterogeneity(
     results: Mapping[str, Mapping[str, Any]], axes: "Sequence[Axes] | None" = None
 ) -> "Sequence[Axes]":
-    """Accuracy of three sizes after equal federations, and what was sent (`benchmarks/heterogeneity.json`)."""
+    """Accuracy of a few sizes after equal federations, and what was sent (`benchmarks/heterogeneity.json`)."""
     if axes is None:
         from matplotlib import pyplot
 
-        axes = pyplot.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained", sharey=True, width_ratios=(3, 2))[1]
+        axes = pyplot.subplots(
+            1, 2, figsize=(10.5, 0.6 + 0.6 * len(results)), layout="constrained", sharey=True, width_ratios=(3, 2)
+        )[1]
     names, places = list(results), np.arange(len(results))[::-1]
-    for shift, (size, (marker, colour)) in zip((0.22, 0.0, -0.22), _SIZES.items(), strict=True):
+    clients = {result["recipe"]["participants"] for result in results.values()}
+    sizes = [size for size in _SIZES if size in results[names[0]]["accuracy"]]
+    for shift, size in zip(np.linspace(0.24, -0.24, len(sizes)), sizes, strict=True):
+        marker, colour = _SIZES[size]
         found = [results[name]["accuracy"][size] for name in names]
         accuracy, low, high = (100 * np.array([item[key] for item in found]) for key in ("accuracy", "low", "high"))
         axes[0].errorbar(
@@ -85,16 +90,16 @@ def plot_heterogeneity(
             color=colour,
             ecolor="#404040",
             capsize=3,
-            label=f"{size}, {found[0]['parameters'] / 1e6:.1f} M parameters",
+            label=f"{size}: {found[0]['parameters'] / 1e6:.1f} M",
         )
     for shift, key, colour in ((0.14, "bytes_down", BLUE), (-0.14, "bytes_up", ORANGE)):
         megabytes = [np.mean(results[name][key]) / 1e6 for name in names]
         axes[1].barh(places + shift, megabytes, 0.26, color=colour, label=key.replace("bytes_", ""))
     axes[0].set_yticks(places, names)
     label_axes(axes[0], "Test accuracy (%), with 95% intervals", "")
-    label_axes(axes[1], "MB a round, all ten clients together", "")
-    for ax in axes:
-        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    label_axes(axes[1], f"MB a round, all {'/'.join(map(str, sorted(clients)))} clients together", "")
+    for ax, title in zip(axes, ("Parameters", "Sent"), strict=True):
+        ax.legend(title=title, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     return axes
 
 

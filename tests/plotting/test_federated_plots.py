@@ -53,15 +53,19 @@ def test_settings_are_laid_over_each_other_with_intervals():
 
 def test_heterogeneity_shows_accuracies_with_intervals_and_what_was_sent():
     def result(accuracy: float, up: float) -> dict:
-        sizes = ("full", "half", "smallest")
+        sizes = ("full", "half", "fifth", "smallest")
         found = {
             s: {"parameters": 2e7, "accuracy": accuracy, "low": accuracy - 0.1, "high": accuracy + 0.05} for s in sizes
         }
-        return {"accuracy": found, "bytes_down": [2e6, 4e6], "bytes_up": [up, up]}
+        sent = {"bytes_down": [2e6, 4e6], "bytes_up": [up, up]}
+        return {"recipe": {"participants": 4}, "accuracy": found, **sent}
 
     accuracy, sent = plot_heterogeneity({"large, IID": result(0.8, 3e6), "small, IID": result(0.7, 1e6)})
     assert [text.get_text() for text in accuracy.get_yticklabels()] == ["large, IID", "small, IID"]
-    assert len(accuracy.containers) == 3
+    assert [bars.get_label() for bars in accuracy.containers] == [
+        f"{size}: 20.0 M" for size in ("full", "half", "fifth", "smallest")
+    ]
+    assert sent.get_xlabel() == "MB a round, all 4 clients together"
     assert [float(x) for x in accuracy.containers[0].lines[0].get_xdata()] == [80, 70]
     assert [bar.get_width() for bar in sent.patches] == [3, 3, 3, 1]
 
