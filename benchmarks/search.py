@@ -114,8 +114,8 @@ def measure(supernet: Supernet, predictor: AccuracyPredictor, arguments: argpars
     )
     least, most = space.reach(metric)
     rows = []
-    for number, share in enumerate(SHARES):
-        rng = np.random.default_rng([arguments.seed, number])
+    for share in arguments.shares:
+        rng = np.random.default_rng([arguments.seed, SHARES.index(share)])
         limit = int(share * most)
         if limit < least:
             print(f"| {share:.0%} | {limit / 1e6:.2f} M | below the smallest, {least / 1e6:.2f} M |", flush=True)
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=15, help="submodels from the predictor for each budget (15)")
     parser.add_argument("--random", type=int, default=25, help="random submodels for each budget (25)")
     parser.add_argument("--best-of", type=int, default=0, help="random submodels measured on validation as well (0)")
+    parser.add_argument("--shares", type=float, nargs="+", choices=SHARES, default=SHARES, help="limits (all)")
     parser.add_argument("--tokens", type=int, default=32, help="token count of text models (32)")
     parser.add_argument("--seed", type=int, default=0, help="of every draw (0)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")

@@ -22,10 +22,10 @@ from raffm_utils.errors import (
     ElasticSpaceError,
     SweepError,
 )
-from raffm_utils.evaluation import SweepRow, evaluate, read_sweep, sweep
+from raffm_utils.evaluation import SweepRow, compare, evaluate, read_sweep, sweep
 from raffm_utils.evaluation import accuracy as evaluation_module
 from raffm_utils.space import METRICS, SubmodelConfig, spread_over_size
-from raffm_utils.supernet import Supernet
+from raffm_utils.supernet import Supernet, checkpoints
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -370,6 +370,13 @@ def test_a_checkpoint_is_not_scored_on_what_it_may_have_seen(tmp_path, trained_o
         _sweep(supernet, path, data=make_split("bert", name=scored_on))
     assert not path.exists()
     assert len(_sweep(supernet, path, count=2, data=make_split("bert", name=trained_on))) == 2
+
+
+@pytest.mark.parametrize("name", checkpoints.bundled())
+def test_stored_rows_of_a_bundled_checkpoint_can_be_compared(name):
+    rows = read_sweep(TESTS.parent / "figures" / "data" / f"{name}.jsonl")
+    assert len(rows) >= 300
+    assert compare(rows[0], rows[-1]).examples == rows[0].examples
 
 
 def test_rows_from_before_encoder_parameters_are_read_and_continued(tmp_path, counted):
