@@ -114,7 +114,12 @@ def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
     """
     if not _exists(path):
         return []
-    content = _parse(path)
+    try:
+        content = _parse(path)
+    except SweepError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # another sweep only tried whether it can be written
+            return []
+        raise
     _check(content.rows, path, belongs)
     if content.mended:
         return content.rows

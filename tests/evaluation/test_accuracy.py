@@ -518,7 +518,10 @@ def _child(path: Path, count: int) -> "subprocess.Popen[bytes]":
 
 
 def _lines(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
+    try:
+        return len(path.read_bytes().splitlines())
+    except FileNotFoundError:  # not yet, or tried and removed again by a sweep that begins
+        return 0
 
 
 def _wait_for_lines(path: Path, count: int, child: "subprocess.Popen[bytes]") -> None:

@@ -92,6 +92,19 @@ def test_an_empty_file_made_by_a_check_is_only_removed_while_nobody_has_written_
     assert read_sweep(path) == [row]
 
 
+def test_a_file_that_another_sweep_only_tried_to_write_holds_no_rows(tmp_path, monkeypatch):
+    exists, path = sweep_file._exists, tmp_path / "rows.jsonl"
+
+    def and_gone(asked: Path) -> bool:
+        path.touch()
+        found = exists(asked)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(sweep_file, "_exists", and_gone)
+    assert sweep_file.repair(path, {}) == []
+
+
 @pytest.mark.parametrize("room", [0, 150])
 def test_a_disk_that_runs_full_costs_no_row_that_was_measured_before(tmp_path, room):
     path = tmp_path / "rows.jsonl"
