@@ -79,15 +79,13 @@ def main() -> None:
     begin = {name: tensor.clone() for name, tensor in supernet.model.state_dict().items()}
     recipes = {f"{clients}, {skew}": recipe_of(options.rounds, clients, skew) for skew in SKEWS for clients in CLIENTS}
     stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results: dict[str, Any] = {}
-    for name, recipe in recipes.items():
-        results[name] = stored.get(name, {})
-        if results[name].get("recipe") != asdict(recipe):
-            supernet.model.load_state_dict(begin)
-            folder = RUNS / f"{name}-{options.rounds}".replace(", ", "-").replace(" ", "-")
-            results[name] = measure(supernet, recipe, folder, test, train, validation.subset(range(300)))
-            write_atomically(RESULTS, json.dumps({**stored, **results}, indent=1) + "\n")
-    write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+    results = {n: stored[n] for n, recipe in recipes.items() if stored.get(n, {}).get("recipe") == asdict(recipe)}
+    for name in [name for name in recipes if name not in results]:
+        supernet.model.load_state_dict(begin)
+        folder = RUNS / f"{name}-{options.rounds}".replace(", ", "-").replace(" ", "-")
+        results[name] = measure(supernet, recipes[name], folder, test, train, validation.subset(range(300)))
+        results = {each: results[each] for each in recipes if each in results}
+        write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
     for name, result in results.items():
         print(f"| {name} | {' | '.join(texts(result, results['all full,' + name.partition(',')[2]]))} |")
 

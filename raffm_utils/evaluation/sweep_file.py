@@ -104,7 +104,12 @@ def read_sweep(path: str | Path) -> list[SweepRow]:
 
     Raises `SweepError`, naming the line, if the file is missing or holds anything else.
     """
-    return _parse(Path(path).expanduser()).rows
+    path = Path(path).expanduser()
+    try:
+        return _parse(path).rows
+    except FileNotFoundError as error:
+        seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()}; the notebooks are run in notebooks/)"
+        raise SweepError(f"{path} does not exist{seen_from}: make it with sweep(...)") from error
 
 
 def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
@@ -116,10 +121,8 @@ def repair(path: Path, belongs: Mapping[str, object]) -> list[SweepRow]:
         return []
     try:
         content = _parse(path)
-    except SweepError as error:
-        if isinstance(error.__cause__, FileNotFoundError):  # another sweep only tried whether it can be written
-            return []
-        raise
+    except FileNotFoundError:  # another sweep only tried whether it can be written
+        return []
     _check(content.rows, path, belongs)
     if content.mended:
         return content.rows
@@ -170,9 +173,8 @@ class _Content:
 def _parse(path: Path) -> _Content:
     try:
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        seen_from = "" if path.is_absolute() else f" (seen from {Path.cwd()}; the notebooks are run in notebooks/)"
-        raise SweepError(f"{path} does not exist{seen_from}: make it with sweep(...)") from error
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise SweepError(f"{path} cannot be read ({error}): give the path of a file that can be") from error
     *lines, tail = content.split(b"\n")

@@ -76,8 +76,8 @@ def plot_heterogeneity(
             1, 2, figsize=(10.5, 0.6 + 0.6 * len(results)), layout="constrained", sharey=True, width_ratios=(3, 2)
         )[1]
     names, places = list(results), np.arange(len(results))[::-1]
-    clients = {result["recipe"]["participants"] for result in results.values()}
-    sizes = [size for size in _SIZES if size in results[names[0]]["accuracy"]]
+    first = results[names[0]]
+    sizes = [size for size in _SIZES if size in first["accuracy"]]
     for shift, size in zip(np.linspace(0.24, -0.24, len(sizes)), sizes, strict=True):
         marker, colour = _SIZES[size]
         found = [results[name]["accuracy"][size] for name in names]
@@ -97,7 +97,7 @@ def plot_heterogeneity(
         axes[1].barh(places + shift, megabytes, 0.26, color=colour, label=key.replace("bytes_", ""))
     axes[0].set_yticks(places, names)
     label_axes(axes[0], "Test accuracy (%), with 95% intervals", "")
-    label_axes(axes[1], f"MB a round, all {'/'.join(map(str, sorted(clients)))} clients together", "")
+    label_axes(axes[1], f"MB a round, all {first['recipe']['participants']} clients together", "")
     for ax, title in zip(axes, ("Parameters", "Sent"), strict=True):
         ax.legend(title=title, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
     return axes
