@@ -21,7 +21,7 @@ TRAIN  := $(VENV)/.installed-train
 # In this order: what is quick, two at a time; the notebooks; the browser.
 LAST_TESTS  := tests/notebooks tests/browser
 FIRST_TESTS := $(addprefix --ignore=,$(LAST_TESTS)) tests
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 --maxfail=10
 # ARGS may choose no test of one of the two runs, which is no error
 OR_NONE = $(if $(strip $(ARGS)),|| [ $$? -eq 5 ])
 # The tests never need the Hugging Face hub, and may not reach for it.
@@ -67,7 +67,7 @@ test-fast: $(TEST) ## the tests without notebooks and browser
 	$(SIDE_BY_SIDE) --durations=10 -m "not notebook and not browser" $(ARGS)
 
 torture: $(TEST) ## kill a sweep, a training, a save and an export at 200 random moments each (KILLS=...)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 RAFFM_KILLS=$(KILLS) $(PY) -m pytest -rP --durations=10 tests/test_kills.py $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 RAFFM_KILLS=$(KILLS) $(PY) -m pytest -rP --timeout=3600 --durations=10 tests/test_kills.py $(ARGS)
 
 coverage: $(TEST) ## the share of the code that test-fast runs (about four minutes)
 	$(SIDE_BY_SIDE) -m "not notebook and not browser" --cov=raffm_utils --cov-report=term $(ARGS)

@@ -20,8 +20,9 @@ import pytest
 import torch
 from conftest import make_model, make_split, make_supernet, some_configs
 from helpers.federated import RECIPE, learnable_split, make_even_supernet, make_processor
-from helpers.processes import begin, end
+from helpers.processes import begin, end, killed_if_given_up
 from safetensors import safe_open
+from tqdm.auto import tqdm
 
 from raffm_utils import export_submodel, sweep
 from raffm_utils.evaluation import accuracy, read_sweep
@@ -62,10 +63,11 @@ class Killer:
 
         child, answer = begin(act)
         os.close(to_parent)
-        select.select([told], [], [])
-        start = time.monotonic()
-        if not select.select([answer], [], [], seconds)[0]:  # it has not ended
-            os.kill(child, signal.SIGKILL)
+        with killed_if_given_up(child):
+            select.select([told], [], [])
+            start = time.monotonic()
+            if not select.select([answer], [], [], seconds)[0]:  # it has not ended
+                os.kill(child, signal.SIGKILL)
         said = end(child, answer)
         if said:
             self.seconds = min(self.seconds, time.monotonic() - start)
@@ -92,6 +94,19 @@ def content_of(folder: Path) -> dict[str, bytes]:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_child_that_is_killed_within_a_progress_bar_leaves_the_bars_of_the_others_free():
+    locks = tqdm.get_lock().locks
+
+    def die() -> None:
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert end(*begin(die)) == ""
+    for lock in locks:
+        assert lock.acquire(False)
+        lock.release()
 
 
 def test_a_sweep_loses_no_row(tmp_path):

@@ -20,7 +20,7 @@ from helpers.lab import ERROR, browser_of, find_browser, lab_in, open_notebook, 
 
 from raffm_utils.supernet import bundled
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from helpers.processes import own_lock_of_bars
 
 from raffm_utils.errors import RaffmError
 
@@ -19,6 +20,7 @@ def refusal(function: Callable[[], object], *, seconds: int = 8, memory_bytes: i
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
+        own_lock_of_bars()
         os.write(write, _told(function, memory_bytes).encode(errors="replace")[:60_000])
         os._exit(0)
     os.close(write)

@@ -3,8 +3,12 @@
 import os
 import resource
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
+
+from tqdm.auto import tqdm
 
 from raffm_utils.errors import RaffmError
 
@@ -16,7 +20,13 @@ def begin(action: Callable[[], object], room: int | None = None) -> tuple[int, i
         os.close(to_parent)
         return child, answer
     os.close(answer)
+    own_lock_of_bars()
     _act(action, to_parent, room)
+
+
+def own_lock_of_bars() -> None:
+    """Progress bars share a lock with forked children: one that is killed within it would hold it for ever."""
+    tqdm.set_lock(threading.RLock())
 
 
 def _act(action: Callable[[], object], to_parent: int, room: int | None) -> NoReturn:
@@ -37,11 +47,23 @@ def _act(action: Callable[[], object], to_parent: int, room: int | None) -> NoRe
 def end(child: int, answer: int) -> str:
     """Wait for a child; returns "done", its error, or "" if it was killed."""
     said = bytearray()
-    while part := os.read(answer, 4096):
-        said += part
-    os.close(answer)
-    os.waitpid(child, 0)
+    with killed_if_given_up(child):
+        while part := os.read(answer, 4096):
+            said += part
+        os.close(answer)
+        os.waitpid(child, 0)
     return said.decode()
+
+
+@contextmanager
+def killed_if_given_up(child: int) -> Iterator[None]:
+    """What waits for a child here may be interrupted, or run out of time: then no child is left behind."""
+    try:
+        yield
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
 
 
 def in_child(action: Callable[[], object], room: int | None = None) -> str:

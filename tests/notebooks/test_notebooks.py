@@ -39,6 +39,7 @@ MAX_CELL_LINES = 20
 MAX_MEDIAN_CELL_LINES = 8
 MAX_CODE_CELLS_IN_A_ROW = 2
 
+pytestmark = pytest.mark.timeout(1800)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
