@@ -22,7 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     sweep_parser.add_argument("--submodels", type=int, default=300, help="spread evenly over size (300)")
     sweep_parser.add_argument("--examples", type=int, help="for each (2000; with --front those of the stored sweep)")
     sweep_parser.add_argument(
-        "--split", choices=("test", "validation"), default="test", help="validation: what choices are made on"
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="validation: what choices are made on; a quarter more submodels are measured, which look promising",
     )
     sweep_parser.add_argument(
         "--ends", action="store_true", help="only the full network, half of it and the smallest, on all of the split"

@@ -30,6 +30,7 @@ PUBLISHED = {
 }
 # Checkpoints of one dataset trained under different system settings, and the figure that lays them over each other.
 SETTINGS = {"Large": "vit-small-cifar10-large-budget", "Small": "vit-small-cifar10-small-budget"}
+TURNS = 5  # of a validation sweep, in which promising submodels are measured
 FRONT = "front"  # the folder in `figures/data/` of what `sweep_front` measures
 SETTINGS_STEM, HETEROGENEITY_STEM = "vit_cifar10_settings", "heterogeneity"
 HETEROGENEITY = REPOSITORY / "benchmarks" / "heterogeneity.json"
@@ -158,7 +159,9 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
 
     Without a number, only the full network, one of half its size and the smallest are evaluated. On test, submodels
     are spread evenly over size, as in the figures, and measured in random order, so that an interrupted sweep has
-    some of every size. On validation three of four are spread over all widths, which teaches a predictor most.
+    some of every size. On validation three of four are spread over all widths, which teaches a predictor most; then,
+    in `TURNS` turns, a quarter as many are measured that are promising by all rows before, as the best of all
+    submodels are unlike the others. The same command comes to the same submodels, also where it goes on.
     """
     from .data import load_split
     from .evaluation import ENDS, sweep
@@ -183,6 +186,12 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
     rows = sweep(supernet, spread, data, path, seed=seed)
     if submodels is None:
         _print_sizes(supernet, rows)
+    elif split == "validation":
+        for _ in range(TURNS if len(rows) >= search.MIN_ROWS else 0):
+            predictor = search.AccuracyPredictor.fit(rows, space, seed=seed)
+            number, metric = submodels // (4 * TURNS), supernet.family.size_metric
+            spread += search.promising_submodels(space, predictor, number, rng, metric)
+            rows = sweep(supernet, spread, data, path, seed=seed)
 
 
 def sweep_front(name: str, sizes: int, examples: int | None, seed: int = 0) -> None:

@@ -13,7 +13,7 @@ import torch
 from helpers.federated import LABELS, learnable_split, make_even_supernet, make_processor, one_thread  # noqa: F401
 
 from raffm_utils import __main__ as commands
-from raffm_utils import data, plotting
+from raffm_utils import data, plotting, search
 from raffm_utils import figures as redraw
 from raffm_utils.errors import DataError, TrainingError
 from raffm_utils.evaluation import read_sweep
@@ -125,6 +125,27 @@ def test_sweep_of_the_validation_split_has_a_file_of_its_own(project):
     assert commands.main(["sweep", "tiny", "--submodels", "2", "--examples", "40", "--split", "validation"]) == 0
     assert files(project.figures) == {"data/tiny-validation.jsonl"}
     assert {row.split for row in read_sweep(project.figures / "data" / "tiny-validation.jsonl")} == {"validation"}
+
+
+def test_sweep_of_the_validation_split_ends_with_what_is_promising_by_its_rows(project, monkeypatch):
+    asked, find = [], search.promising_submodels
+
+    def watched(space, predictor, number, rng, metric):
+        asked.append((predictor.submodels, find(space, predictor, number, rng, metric)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(search, "promising_submodels", watched)
+    arguments = ["sweep", "tiny", "--submodels", "60", "--examples", "40", "--split", "validation"]
+    path = project.sweep.with_name("tiny-validation.jsonl")
+    assert commands.main(arguments) == 0
+    configs, whole, turns = [row.config for row in read_sweep(path)], path.read_bytes(), list(asked)
+    spread = turns[0][0]
+    assert 50 < spread <= 62 < len(configs) <= spread + 15
+    assert [seen for seen, _ in turns] == sorted(seen for seen, _ in turns)
+    assert set(configs[spread:]) <= {config for _, found in turns for config in found} <= set(configs)
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[: spread + 1]))
+    assert commands.main(arguments) == 0
+    assert [row.config for row in read_sweep(path)] == configs
 
 
 def test_sweep_goes_on_where_it_stopped(project, monkeypatch):

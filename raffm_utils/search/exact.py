@@ -127,6 +127,22 @@ def best_submodels(
     return list(dict.fromkeys([*found, *by_width]))[:number]
 
 
+def promising_submodels(
+    space: ElasticSpace, predictor: Predictor, number: int, rng: Rng, metric: str = "parameters"
+) -> list[SubmodelConfig]:
+    """Up to `number` different submodels of all sizes whose measurement would teach a predictor most about the best.
+
+    Each is the exact optimum of an alternative score (Thompson sampling) under a limit on one cost; limits are spread
+    evenly over its logarithm. The best are unlike random ones, so a predictor that has seen no other overrates them.
+    """
+    _check_metric(metric)
+    rng, found = generator(rng), dict[SubmodelConfig, None]()
+    for limit in _limits(space, metric, number + 2)[1:-1]:
+        limits: dict[str, Any] = {f"max_{metric}": limit}
+        found[_Search(space, predictor.plausible(rng)).best_by_hidden(Budget(**limits))[0]] = None
+    return list(found)
+
+
 def largest_submodel(space: ElasticSpace, budget: Budget | None = None, metric: str = "parameters") -> SubmodelConfig:
     """The submodel with the highest cost of all inside `budget`; among equals, the one with the most even layers.
 
@@ -150,15 +166,20 @@ def pareto_front(
     if points < 2:
         raise ElasticSpaceError(f"points={points}: a front needs at least 2")
     search, front = _Search(space, predictor.surface), dict[SubmodelConfig, FrontPoint]()
-    least, most = space.reach(metric)
-    spaced = np.geomspace if least > 0 else np.linspace
-    # the ends exactly, whatever rounding does to them
-    for limit in (least, *np.clip(spaced(least, most, points)[1:-1], least, most), most):
-        limits: dict[str, Any] = {f"max_{metric}": float(limit)}
+    for limit in _limits(space, metric, points):
+        limits: dict[str, Any] = {f"max_{metric}": limit}
         config = search.best_by_hidden(Budget(**limits))[0]
         if config not in front:
             front[config] = FrontPoint(config, space.cost_of(config, metric), predictor.predict(config))
     return list(front.values())
+
+
+def _limits(space: ElasticSpace, metric: str, number: int) -> list[float]:
+    """Limits on one cost from the smallest submodel to the full network, spread evenly over its logarithm."""
+    least, most = space.reach(metric)
+    spaced = np.geomspace if least > 0 else np.linspace
+    # the ends exactly, whatever rounding does to them
+    return [float(limit) for limit in (least, *np.clip(spaced(least, most, number)[1:-1], least, most), most)]
 
 
 class _Search:

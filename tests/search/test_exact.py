@@ -17,6 +17,7 @@ from raffm_utils.search import (
     highest_between,
     largest_submodel,
     pareto_front,
+    promising_submodels,
 )
 from raffm_utils.space import METRICS, Budget, ElasticSpace, SubmodelConfig
 
@@ -148,6 +149,21 @@ def test_candidates_are_different_fit_and_start_with_the_best():
     assert all(space.cost_of(config, "parameters") <= limit for config in found)
     assert found == best_submodels(space, predictor, budget, 8, np.random.default_rng(0))
     assert found[:1] == best_submodels(space, predictor, budget, 1, np.random.default_rng(1))
+
+
+def test_promising_submodels_are_of_all_sizes_and_not_the_best_alone():
+    space = make_space()
+    predictor = AccuracyPredictor.fit(make_rows(space, 100, 0.02), space)
+    found = promising_submodels(space, predictor, 12, np.random.default_rng(0))
+    assert found == promising_submodels(space, predictor, 12, np.random.default_rng(0))
+    assert 6 <= len(set(found)) == len(found) <= 12
+    assert not set(found) <= {point.config for point in pareto_front(space, predictor)}
+    least, most = space.reach("parameters")
+    sizes = [space.cost_of(config, "parameters") for config in found]
+    assert sizes == sorted(sizes)
+    assert (most - least) / 2 < sizes[-1] - sizes[0]
+    chance = [predictor.predict(space.sample(None, np.random.default_rng(seed))).accuracy for seed in range(20)]
+    assert np.mean([predictor.predict(config).accuracy for config in found]) > np.mean(chance)
 
 
 def test_fewer_candidates_come_back_where_fewer_fit():
