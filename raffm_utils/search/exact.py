@@ -115,8 +115,7 @@ def best_submodels(
     alternative scores that are consistent with the same data (Thompson sampling), so they differ where the predictor
     is uncertain. Fewer are returned if there is little uncertainty or few fit. Raises `InfeasibleBudget` if none does.
     """
-    if number < 1:
-        raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")
+    _check_number(number)
     rng, budget = generator(rng), budget or Budget()
     by_width = _Search(space, predictor.surface).best_by_hidden(budget)
     found = dict.fromkeys(by_width[: max(1, number // 2)])
@@ -136,6 +135,7 @@ def promising_submodels(
     evenly over its logarithm. The best are unlike random ones, so a predictor that has seen no other overrates them.
     """
     _check_metric(metric)
+    _check_number(number)
     rng, found = generator(rng), dict[SubmodelConfig, None]()
     for limit in _limits(space, metric, number + 2)[1:-1]:
         limits: dict[str, Any] = {f"max_{metric}": limit}
@@ -273,3 +273,8 @@ def _check_metric(metric: str) -> None:
     known = [item.name.removeprefix("max_") for item in fields(Budget) if item.name.startswith("max_")]
     if metric not in known:
         raise ElasticSpaceError(f"metric={metric!r}: give one of {', '.join(known)}")
+
+
+def _check_number(number: int) -> None:
+    if number < 1:
+        raise ElasticSpaceError(f"number={number}: ask for at least 1 submodel")

@@ -194,6 +194,8 @@ def test_answers_of_a_large_space_take_less_than_two_seconds():
         lambda space: largest_submodel(space, metric="beauty"),
         lambda space: largest_submodel(space, metric="peak_activation_bytes"),
         lambda space: best_submodels(space, Tables(0), None, 0, np.random.default_rng(0)),
+        lambda space: promising_submodels(space, Tables(0), 0, np.random.default_rng(0)),
+        lambda space: promising_submodels(space, Tables(0), 3, np.random.default_rng(0), "beauty"),
         lambda space: largest_submodel(ElasticSpace((4,), ((4,),), ((4,),))),
     ],
 )
