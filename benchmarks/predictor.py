@@ -3,8 +3,8 @@
 Measured accuracies have an error of their own, which nothing can predict. Its size follows from the sweep itself: the
 examples are split into halves at random, and the submodels ranked by both. The correlation of the halves gives that of
 a perfect predictor with the whole (Spearman-Brown, and the square root of the reliability), and so its Kendall tau, as
-of two normal variables. What the promising submodels at the end of a sweep are worth is shown by how much too hopeful
-the predictor is about them, held out, beside one that was fitted to the others alone. Nothing is measured anew. Writes
+of two normal variables. What the promising submodels at the end of a sweep are worth is shown by how much the
+predictor overrates them, held out, beside one that was fitted to the others alone. Nothing is measured anew. Writes
 `benchmarks/predictor.json`.
 """
 
@@ -45,17 +45,15 @@ def tau_of_a_perfect_predictor(halves: float) -> float:
     return 2 / math.pi * math.asin(math.sqrt(2 * half / (1 + half)))
 
 
-def too_hopeful(
-    rows: list[SweepRow], drawn: int, space: ElasticSpace, predictor: AccuracyPredictor
-) -> dict[str, float]:
+def overrating(rows: list[SweepRow], drawn: int, space: ElasticSpace, predictor: AccuracyPredictor) -> dict[str, float]:
     """Mean of predicted less measured accuracy over the rows after the first `drawn`, without them and held out."""
     alone, promising = AccuracyPredictor.fit(rows[:drawn], space), rows[drawn:]
     without = [alone.predict(row.config).accuracy - row.accuracy for row in promising]
     held_out = (predictor.held_out.predicted - predictor.held_out.measured)[drawn:]
     return {
         "promising": len(promising),
-        "too_hopeful_about_promising_without_them": float(np.mean(without)),
-        "too_hopeful_about_promising_held_out": float(held_out.mean()),
+        "overrating_of_promising_without_them": float(np.mean(without)),
+        "overrating_of_promising_held_out": float(held_out.mean()),
         "kendall_tau_without_promising": alone.held_out.kendall_tau,
         "kendall_tau_near_without_promising": alone.held_out.kendall_tau_near,
     }
@@ -69,13 +67,17 @@ def main() -> None:
     arguments = parser.parse_args()
     supernet = Supernet.from_pretrained(arguments.checkpoint)
     rows = read_sweep(FIGURES / "data" / f"{supernet.name}-validation.jsonl")
+    if arguments.drawn >= len(rows):
+        parser.error(
+            f"--drawn {arguments.drawn}: the sweep has {len(rows)} rows; say how many come before the promising"
+        )
     predictor = AccuracyPredictor.fit(rows, supernet.space)
     halves = tau_of_halves(np.stack([right_answers(row) for row in rows]), np.random.default_rng(0))
     found = {
         "submodels": predictor.submodels,
         "validation_examples": predictor.examples,
         **{name: getattr(predictor.held_out, name) for name in HELD_OUT},
-        **too_hopeful(rows, arguments.drawn, supernet.space, predictor),
+        **overrating(rows, arguments.drawn, supernet.space, predictor),
         "kendall_tau_of_halves": halves,
         "kendall_tau_of_a_perfect_predictor": tau_of_a_perfect_predictor(halves),
     }

@@ -186,11 +186,11 @@ def sweep_checkpoint(name: str, submodels: int | None, examples: int | None, spl
     rows = sweep(supernet, spread, data, path, seed=seed)
     if submodels is None:
         _print_sizes(supernet, rows)
-    elif split == "validation":
-        for _ in range(TURNS if len(rows) >= search.MIN_ROWS else 0):
+    elif split == "validation" and len(rows) >= search.MIN_ROWS:
+        for _ in range(TURNS):
             predictor = search.AccuracyPredictor.fit(rows, space, seed=seed)
-            number, metric = submodels // (4 * TURNS), supernet.family.size_metric
-            spread += search.promising_submodels(space, predictor, number, rng, metric)
+            number = submodels // (4 * TURNS)
+            spread += search.promising_submodels(space, predictor, number, rng, supernet.family.size_metric)
             rows = sweep(supernet, spread, data, path, seed=seed)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -132,14 +132,13 @@ def promising_submodels(
     """Up to `number` different submodels of all sizes whose measurement would teach a predictor most about the best.
 
     Each is the exact optimum of an alternative score (Thompson sampling) under a limit on one cost; limits are spread
-    evenly over its logarithm. The best are unlike random ones, so a predictor that has seen no other overrates them.
+    evenly over its logarithm. The best are unlike random ones, so a predictor that has seen only those overrates them.
     """
     _check_metric(metric)
     _check_number(number)
     rng, found = generator(rng), dict[SubmodelConfig, None]()
-    for limit in _limits(space, metric, number + 2)[1:-1]:
-        limits: dict[str, Any] = {f"max_{metric}": limit}
-        found[_Search(space, predictor.plausible(rng)).best_by_hidden(Budget(**limits))[0]] = None
+    for budget in _budgets(space, metric, number + 2)[1:-1]:
+        found[_Search(space, predictor.plausible(rng)).best_by_hidden(budget)[0]] = None
     return list(found)
 
 
@@ -166,20 +165,20 @@ def pareto_front(
     if points < 2:
         raise ElasticSpaceError(f"points={points}: a front needs at least 2")
     search, front = _Search(space, predictor.surface), dict[SubmodelConfig, FrontPoint]()
-    for limit in _limits(space, metric, points):
-        limits: dict[str, Any] = {f"max_{metric}": limit}
-        config = search.best_by_hidden(Budget(**limits))[0]
+    for budget in _budgets(space, metric, points):
+        config = search.best_by_hidden(budget)[0]
         if config not in front:
             front[config] = FrontPoint(config, space.cost_of(config, metric), predictor.predict(config))
     return list(front.values())
 
 
-def _limits(space: ElasticSpace, metric: str, number: int) -> list[float]:
+def _budgets(space: ElasticSpace, metric: str, number: int) -> list[Budget]:
     """Limits on one cost from the smallest submodel to the full network, spread evenly over its logarithm."""
     least, most = space.reach(metric)
     spaced = np.geomspace if least > 0 else np.linspace
     # the ends exactly, whatever rounding does to them
-    return [float(limit) for limit in (least, *np.clip(spaced(least, most, number)[1:-1], least, most), most)]
+    limits = (least, *np.clip(spaced(least, most, number)[1:-1], least, most), most)
+    return [Budget(**{f"max_{metric}": float(limit)}) for limit in limits]
 
 
 class _Search:
